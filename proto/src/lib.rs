@@ -1,0 +1,1 @@
+//! The wire contracts between Stagepost's services, and nothing else.
