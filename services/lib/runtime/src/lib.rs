@@ -1,1 +1,17 @@
-//! 
+//! What every service needs around its work: calls between services, TLS from files, logs, signals, time and chance.
+//!
+//! ```text
+//! signals --token--> services        rpc::serve <--service token--> rpc::connect
+//! tls::ServerTls <--reload-- files   telemetry --> standard error
+//! ```
+//!
+//! It knows nothing of mail, and it holds no configuration: callers pass what they decided.
+
+pub mod clock;
+mod random;
+pub mod rpc;
+pub mod signals;
+pub mod telemetry;
+pub mod tls;
+
+pub use random::{random, random_u32};
