@@ -15,7 +15,11 @@
 //! passed on unread but for the rules of lines (RFC 5321 section 2.3.8).
 
 pub mod address;
+mod base64;
+pub mod client;
 pub mod command;
 pub mod data;
+pub mod line;
 pub mod reply;
+mod scan;
 pub mod server;

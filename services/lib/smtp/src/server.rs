@@ -33,6 +33,8 @@
 //! assert!(out.starts_with(b"220 mx.example.org "));
 //! ```
 
+mod exchange;
+mod replies;
 mod session;
 
 use std::fmt;
