@@ -178,7 +178,8 @@ fn next_field(header: &[u8]) -> Result<(Field<'_>, &[u8], usize), (usize, Header
     let (field, tail) = header.split_at(end);
     let colon = field.iter().position(|octet| *octet == b':').ok_or((0, HeaderFlaw::NoColon))?;
     // RFC 5322 section 4.5 allows blanks before the colon, and the canonical form has none.
-    let name = field[..colon].trim_ascii_end();
+    let blanks = field[..colon].iter().rev().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+    let name = &field[..colon - blanks];
     if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
         return Err((0, HeaderFlaw::Name));
     }

@@ -129,8 +129,8 @@ impl SigningKey {
         self.record.clone()
     }
 
-    /// Signs a SHA-256 digest and appends the signature in base64 to `field`, as an unbroken word. Ed25519 signs
-    /// the digest itself (RFC 8463 section 3).
+    /// Signs a SHA-256 digest; the signature is in base64. Ed25519 takes the digest as its message (RFC 8463
+    /// section 3).
     pub(crate) fn sign_digest(&self, digest: &Digest) -> Result<String, Unspecified> {
         match &self.pair {
             Pair::Rsa(pair) => {

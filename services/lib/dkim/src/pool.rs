@@ -123,3 +123,105 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{Algorithm, BodyHasher, SigningKey, sign};
+
+    fn signers() -> Arc<[Signer]> {
+        let key = Arc::new(SigningKey::generate(Algorithm::Ed25519Sha256).unwrap());
+        Arc::new([Signer::new("example.com", "s", key).unwrap()])
+    }
+
+    fn job<H>(signers: &Arc<[Signer]>, header: H) -> Job<H> {
+        let body_hash = BodyHasher::new().finish();
+        Job { signers: Arc::clone(signers), header, body_hash, timestamp: 1_764_000_000 }
+    }
+
+    /// A header on which the signer fails.
+    struct Poison;
+
+    impl AsRef<[u8]> for Poison {
+        fn as_ref(&self) -> &[u8] {
+            panic!("this message is poison")
+        }
+    }
+
+    #[test]
+    fn the_pool_signs_as_the_function_does() {
+        let signers = signers();
+        let pool = SigningPool::new(2).unwrap();
+        let (done, signed) = mpsc::channel();
+        let header = "From: a@example.com\r\n";
+        pool.submit(job(&signers, header), move |field| done.send(field).unwrap());
+        let Job { body_hash, timestamp, .. } = job(&signers, header);
+        let expected = sign(&signers[0], header.as_bytes(), &body_hash, timestamp, None).unwrap();
+        assert_eq!(signed.recv().unwrap().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_message_that_panics_is_answered_and_the_others_are_signed() {
+        let signers = signers();
+        let pool = SigningPool::new(1).unwrap();
+        let (done, signed) = mpsc::channel();
+        for number in 0..6 {
+            let done = done.clone();
+            let answer = move |field: Result<Vec<u8>, SignError>| done.send((number, field)).unwrap();
+            match number {
+                0 | 3 => pool.submit(job(&signers, Poison), answer),
+                _ => pool.submit(job(&signers, "From: a@example.com\r\n"), answer),
+            }
+        }
+        for expected in 0..6 {
+            let (number, field) = signed.recv().unwrap();
+            assert_eq!(number, expected);
+            match number {
+                0 | 3 => assert!(matches!(field, Err(SignError::Panicked))),
+                _ => assert!(field.unwrap().starts_with(b"DKIM-Signature: v=1;")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_completion_that_panics_stops_no_thread() {
+        let signers = signers();
+        let pool = SigningPool::new(1).unwrap();
+        pool.submit(job(&signers, "From: a@example.com\r\n"), |_| panic!("nobody waits for this one"));
+        let (done, signed) = mpsc::channel();
+        pool.submit(job(&signers, "From: a@example.com\r\n"), move |field| done.send(field).unwrap());
+        assert!(signed.recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn dropping_the_pool_answers_what_is_queued() {
+        let signers = signers();
+        let pool = SigningPool::new(3).unwrap();
+        let (done, signed) = mpsc::channel();
+        for _ in 0..500 {
+            let done = done.clone();
+            pool.submit(job(&signers, "From: a@example.com\r\n"), move |field| done.send(field).unwrap());
+        }
+        drop(pool);
+        assert_eq!(signed.try_iter().filter(Result::is_ok).count(), 500);
+    }
+
+    #[test]
+    fn the_pool_may_be_dropped_by_a_completion() {
+        let signers = signers();
+        let pool = Arc::new(SigningPool::new(2).unwrap());
+        let last = Arc::clone(&pool);
+        let (release, released) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        pool.submit(job(&signers, "From: a@example.com\r\n"), move |_| {
+            released.recv().unwrap_err();
+            drop(last);
+            done.send(()).unwrap();
+        });
+        drop(pool);
+        drop(release);
+        finished.recv().unwrap();
+    }
+}

@@ -301,3 +301,155 @@ impl Folded {
         self.text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Algorithm, BodyHasher, header::fields};
+
+    const TIME: u64 = 1_764_000_000;
+
+    fn signer(domain: &str, selector: &str) -> Signer {
+        let key = SigningKey::generate(Algorithm::Ed25519Sha256).unwrap();
+        Signer::new(domain, selector, Arc::new(key)).unwrap()
+    }
+
+    fn no_body() -> BodyHash {
+        BodyHasher::new().finish()
+    }
+
+    /// The example of RFC 8463 appendix A: key, message and signature as they stand there.
+    #[test]
+    fn the_ed25519_signature_of_rfc_8463_is_made_again() {
+        let unsigned = b"DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed;\r\n \
+            d=football.example.com; i=@football.example.com;\r\n \
+            q=dns/txt; s=brisbane; t=1528637909; h=from : to :\r\n \
+            subject : date : message-id : from : subject : date;\r\n \
+            bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;\r\n b=";
+        let message = b"From: Joe SixPack <joe@football.example.com>\r\n\
+            To: Suzie Q <suzie@shopping.example.net>\r\n\
+            Subject: Is dinner ready?\r\n\
+            Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r\n\
+            Message-ID: <20030712040037.46341.5F8J@football.example.com>\r\n";
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let mut der = hex("302e020100300506032b657004220420");
+        der.extend(hex(seed));
+        let key = SigningKey::from_pkcs8_der(Algorithm::Ed25519Sha256, &der).unwrap();
+        assert_eq!(key.public_record(), "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+
+        let mut input = Vec::new();
+        fields(message).for_each(|field| canonicalise(&field.unwrap(), &mut input));
+        digest_input(&mut input, unsigned);
+        assert_eq!(
+            key.sign_digest(&digest(&SHA256, &input)).unwrap(),
+            "/gCrinpcQOoIfuHNQIbq4pgh9kyIK3AQUdt9OdqQehSwhEIug4D11BusFa3bT3FY5OsU7ZbnKELq+eXdp1Q1Dw=="
+        );
+    }
+
+    fn hex(digits: &str) -> Vec<u8> {
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_field_says_who_signed_what_and_how() {
+        let signer = signer("example.com", "s1");
+        let field = sign(&signer, b"From: a@example.com\r\n", &no_body(), TIME, Some(TIME + 1)).unwrap();
+        let field = String::from_utf8(field).unwrap();
+        let (head, signature) = field.rsplit_once("b=").unwrap();
+        assert_eq!(
+            head,
+            "DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed; d=example.com; s=s1;\r\n\
+             \tt=1764000000; x=1764000001; h=From:From:Reply-To:To:Cc:Subject:Date:\r\n\
+             \tMessage-ID:In-Reply-To:References:MIME-Version:Content-Type:\r\n\
+             \tContent-Transfer-Encoding; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=;\r\n\t"
+        );
+        assert_eq!(signature.replace("\r\n\t", "").len(), 88 + 2, "64 octets in base64, and CR LF");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_78_octets_unless_a_name_is() {
+        let key = Arc::new(SigningKey::generate(Algorithm::RsaSha256).unwrap());
+        let long = format!("{0}.{0}.example.com", "a".repeat(63));
+        for (domain, longest) in
+            [("example.com", 78), ("a-rather-long-name.of-a-department.example.com", 78), (&long, 143)]
+        {
+            let signer = Signer::new(domain, "selector2026", Arc::clone(&key)).unwrap();
+            let header = b"From: a\r\nTo: b\r\nList-Unsubscribe: <c>\r\nList-Unsubscribe-Post: d\r\n";
+            let field = sign(&signer, header, &no_body(), TIME, None).unwrap();
+            let field = String::from_utf8(field).unwrap();
+            assert_eq!(field.lines().map(str::len).max().unwrap(), longest, "{field}");
+            assert!(field.ends_with("\r\n") && !field.contains("\r\n\r\n"), "{field}");
+            assert!(field.lines().skip(1).all(|line| line.starts_with('\t') && line.len() > 1), "{field}");
+        }
+    }
+
+    #[test]
+    fn names_are_signed_in_lower_case() {
+        let field = sign(&signer("Sender.TEST", "S1"), b"From: A@SENDER.TEST\r\n", &no_body(), TIME, None);
+        let field = String::from_utf8(field.unwrap()).unwrap();
+        assert!(field.contains(" d=sender.test;") && field.contains(" s=s1;"), "{field}");
+    }
+
+    #[test]
+    fn names_that_could_break_the_field_are_refused() {
+        let key = Arc::new(SigningKey::generate(Algorithm::Ed25519Sha256).unwrap());
+        let long = [&*"a".repeat(63); 4].join(".");
+        for name in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a;b",
+            "a\r\nb",
+            "-a",
+            "a-",
+            "a_b",
+            "m\u{fc}nchen.test",
+            &long,
+        ] {
+            let domain = Signer::new(name, "s", Arc::clone(&key));
+            assert!(matches!(domain, Err(SignerError::Domain(_) | SignerError::TooLong { .. })), "{name:?}");
+            let selector = Signer::new("example.com", name, Arc::clone(&key));
+            assert!(
+                matches!(selector, Err(SignerError::Selector(_) | SignerError::TooLong { .. })),
+                "{name:?}"
+            );
+        }
+        assert!(Signer::new("xn--mnchen-3ya.test", "2026.mail-1", key).is_ok());
+    }
+
+    #[test]
+    fn what_cant_be_signed_is_refused_with_a_reason() {
+        let signer = signer("example.com", "s");
+        let refused = |header: &[u8]| sign(&signer, header, &no_body(), TIME, None).unwrap_err().to_string();
+        assert_eq!(refused(b""), "cannot sign the message: it has no From field");
+        assert_eq!(refused(b"To: a@b\r\n"), "cannot sign the message: it has no From field");
+        assert_eq!(
+            refused(b"From: a@b\r\nhello\r\n"),
+            "cannot sign the message: line 2 of its header: no colon after the field's name"
+        );
+        assert_eq!(refused(b"From: a\0\r\n"), "cannot sign the message: line 1 of its header: a NUL");
+        assert_eq!(
+            refused(&vec![b'a'; HEADER_OCTETS_MAX + 1]),
+            "cannot sign the message: its header has 1048577 octets, more than 1048576"
+        );
+        let from = b"From: a@b\r\n";
+        assert!(matches!(sign(&signer, from, &no_body(), TIME, Some(TIME)), Err(SignError::Expiry)));
+        assert!(matches!(sign_all(&[], from, &no_body(), TIME), Err(SignError::NoSigner)));
+    }
+
+    #[test]
+    fn the_longest_header_is_signed() {
+        let signer = signer("example.com", "s");
+        for field in ["X-A: b\r\n", "To: b\r\n", "A:\r\n", " b\r\n"] {
+            let mut header = b"From: a@b\r\nSubject:\r\n c\r\n".to_vec();
+            while header.len() + field.len() <= HEADER_OCTETS_MAX {
+                header.extend_from_slice(field.as_bytes());
+            }
+            assert!(sign(&signer, &header, &no_body(), TIME, None).is_ok(), "{field:?}");
+        }
+    }
+}
