@@ -1,1 +1,18 @@
-//! 
+//! The queue: what was accepted and is not yet settled.
+//!
+//! ```text
+//! accept --durable--> ready --lease--> leased --done--------> gone (with a report job for results that the sender must see)
+//!                       ^                |----retry(at)----> waiting --due--> ready
+//!                       |                |----hold---------> held --release--> ready
+//!                       +--lease lapsed--+----narrow--------> leased, fewer recipients
+//! ```
+//!
+//! One trait, [`Spool`]; the embedded store implements it on one host. A store never talks SMTP, never decides when to
+//! retry and never composes a report: it keeps what it is told, says it only once it is on disk, and hands it out again.
+
+mod store;
+
+pub use store::{
+    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Query, Retry, Selection,
+    SettleError, Spool, StateName, Summary,
+};
