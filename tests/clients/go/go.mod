@@ -1,0 +1,3 @@
+module stagepost.test/client
+
+go 1.19
