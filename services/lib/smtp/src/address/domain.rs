@@ -126,7 +126,7 @@ fn internationalised(text: &str) -> Result<String, AddressError> {
     let mut meant = unicode.split('.');
     for label in text.split('.') {
         let meaning = meant.next().ok_or(AddressError::BadDomain)?;
-        if !label.is_ascii() && label.to_lowercase() != meaning {
+        if !label.is_ascii() && label != meaning && label.to_lowercase() != meaning {
             return Err(AddressError::BadDomain);
         }
     }
