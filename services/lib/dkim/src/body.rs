@@ -29,7 +29,8 @@ impl BodyHash {
 ///
 /// RFC 6376 section 3.4.4: blanks (space, tab) before a line's end go, other runs of blanks become one space,
 /// empty lines at the end go, and what remains ends in CR LF; a body of nothing but empty lines is no octets at
-/// all. Only CR LF ends a line. A lone CR or LF is hashed as any other octet: it may not leave towards a receiver
+/// all. So a body whose last line lacks its CR LF has the hash that it has on the wire, where the line is ended.
+/// Only CR LF ends a line. A lone CR or LF is hashed as any other octet: it may not leave towards a receiver
 /// (RFC 5321 section 2.3.8), so a body that has one is refused or repaired before it is hashed.
 pub struct BodyHasher {
     sink: Sink,

@@ -18,6 +18,7 @@
 //! is done before its body is hashed.
 
 mod body;
+mod fold;
 mod header;
 mod key;
 pub mod pool;
