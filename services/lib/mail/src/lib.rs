@@ -10,6 +10,7 @@
 //! never signs (`dkim`) and never stores (`spool`).
 
 mod disposition;
+pub mod header;
 mod job;
 mod queue_id;
 mod retry;
