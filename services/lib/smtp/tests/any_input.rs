@@ -1,5 +1,7 @@
 //! The properties of `properties`, on seeds and at random. The fuzz targets of `fuzz/` run them for longer.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod properties;
 
 use std::fs;

@@ -4,6 +4,8 @@
 //! `\0`, `\xHH` and `\\` are octets, `{3*x}` is `xxx`. `S:` is a reply line, `S: *` any reply. `A:` is a message that was
 //! accepted, `R:` the end of a transaction, `T:` the TLS handshake, `X:` the end of the connection.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[allow(dead_code, reason = "each target runs one of the properties")]
+#[allow(dead_code, unused_imports, reason = "each target runs one of the properties")]
 #[path = "../../tests/properties/mod.rs"]
 mod properties;
 

@@ -1,5 +1,7 @@
 //! What must hold for any octets. The fuzz targets and the tests of every day call these same functions.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
+
 mod client;
 mod content;
 mod server;
