@@ -13,8 +13,8 @@ use super::{Capabilities, ProtocolError, Stage};
 pub enum Want {
     /// Write what is in `out` if anything, read a reply and give it to [`Transaction::take`].
     Reply,
-    /// Send the message through a [`DataEncoder`](crate::data::DataEncoder) to its final dot, then call
-    /// [`Transaction::body_sent`]. Who can't, closes the connection: a message must not end early.
+    /// Send the message through a [`DataEncoder`](crate::data::DataEncoder), and call [`Transaction::body_sent`] when its final
+    /// dot is about to be written. Who can't finish closes the connection: a message must not end early.
     Body,
     /// All recipients have a result: take it with [`Transaction::outcome`].
     Done,
@@ -188,7 +188,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Says that the message has been written to its final dot.
+    /// Says that the message's final dot is about to leave: from here on a lost connection leaves doubt.
     pub fn body_sent(&mut self) {
         if self.at == At::Body {
             self.at = At::Message;

@@ -122,7 +122,8 @@ impl ReplyReader {
 
     /// Takes the enhanced code off a line: the first line's is the reply's, others repeat it.
     fn without_enhanced<'a>(&mut self, text: &'a [u8]) -> &'a [u8] {
-        let length = text.iter().position(|octet| *octet == b' ').unwrap_or(text.len());
+        let is_space = |octet: &u8| matches!(octet, b' ' | b'\t');
+        let length = text.iter().position(is_space).unwrap_or(text.len());
         let found = std::str::from_utf8(&text[..length]).ok().and_then(|word| word.parse().ok());
         let Some(found) = found else { return text };
         if self.code.is_none() {

@@ -38,12 +38,14 @@ impl Session {
 
     fn hello(&mut self, how: Greeted, name: &str, out: &mut Vec<u8>) -> Flow {
         self.greeted = Some((how, name.into()));
+        // What is offered depends on there being no transaction.
+        let reset = self.reset();
         let host_name = &self.settings.host_name;
         match how {
             Greeted::Helo => Reply::bare(250, host_name.clone()).write_to(out),
             Greeted::Ehlo => Reply::bare(250, format!("{host_name}\n{}", self.extensions())).write_to(out),
         }
-        self.reset()
+        reset
     }
 
     fn extensions(&self) -> String {
