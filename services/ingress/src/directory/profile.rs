@@ -1,0 +1,103 @@
+//! What an account may do.
+
+use mail::AccountId;
+use proto::accounts::v1 as wire;
+use smtp::address::Domain;
+
+/// An account's profile, checked once when it arrives.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    pub(crate) account: AccountId,
+    /// Why, when it may not send.
+    pub(crate) suspended: Option<String>,
+    /// None: without limit.
+    pub(crate) recipients_per_day: Option<u64>,
+    domains: Vec<SenderDomain>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct SenderDomain {
+    name: Domain,
+    below: Below,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Below {
+    Included,
+    Excluded,
+}
+
+impl Profile {
+    /// The profile, unless it names no account. A domain that is none is left out: nothing can be sent from it.
+    pub(crate) fn from_wire(wire: wire::Profile) -> Option<Self> {
+        let account = AccountId::new(&wire.account_id)?;
+        let suspended = wire.suspended.then_some(wire.suspended_reason);
+        let domains = wire.domains.into_iter().filter_map(|domain| {
+            let below = if domain.subdomains { Below::Included } else { Below::Excluded };
+            Some(SenderDomain { name: domain.name.parse().ok()?, below })
+        });
+        let recipients_per_day = wire.recipients_per_day;
+        Some(Self { account, suspended, recipients_per_day, domains: domains.collect() })
+    }
+
+    /// The profile that accounts would give to a login of this account with these domains.
+    pub(crate) fn of_account(account: wire::Account, domains: Vec<wire::Domain>) -> Option<Self> {
+        let domain =
+            |domain: wire::Domain| wire::SenderDomain { name: domain.name, subdomains: domain.subdomains };
+        Self::from_wire(wire::Profile {
+            account_id: account.id,
+            name: account.name,
+            suspended: account.suspended,
+            suspended_reason: account.suspended_reason,
+            recipients_per_day: account.effective_recipients_per_day,
+            domains: domains.into_iter().map(domain).collect(),
+            revision: account.revision,
+        })
+    }
+
+    /// Whether mail may come from this domain.
+    pub(crate) fn sends_from(&self, domain: &Domain) -> bool {
+        self.domains.iter().any(|own| match own.below {
+            Below::Included => domain.is_at_or_below(&own.name),
+            Below::Excluded => *domain == own.name,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(domains: &[(&str, bool)]) -> Profile {
+        let domains = domains
+            .iter()
+            .map(|(name, subdomains)| wire::SenderDomain { name: (*name).into(), subdomains: *subdomains });
+        Profile::from_wire(wire::Profile {
+            account_id: "a1".into(),
+            domains: domains.collect(),
+            ..wire::Profile::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn mail_comes_from_a_domain_exactly_or_below_it_where_that_is_allowed() {
+        let profile = profile(&[("exact.test", false), ("wide.test", true), ("not a domain", true)]);
+        for (domain, allowed) in [
+            ("exact.test", true),
+            ("EXACT.test", true),
+            ("below.exact.test", false),
+            ("wide.test", true),
+            ("a.b.wide.test", true),
+            ("notwide.test", false),
+            ("test", false),
+        ] {
+            assert_eq!(profile.sends_from(&domain.parse().unwrap()), allowed, "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_profile_without_an_account_is_none() {
+        assert_eq!(Profile::from_wire(wire::Profile::default()), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! Who may send what: the answers to a session's questions.
+//!
+//! ```text
+//! AUTH      login      limits.login_wait, Directory.Authenticate
+//! MAIL      sender     not suspended, a domain of the account, room in the store
+//! RCPT      recipient  a host that mail can go to, quota
+//! DATA      intake     room in the store, memory
+//! .         accept     header, From domains; then Spool::accept  (module `acceptance`)
+//! ```
+//!
+//! A no is a [`Reply`] that tells the client what to do about it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use limits::{Limits, Quota};
+use smtp::address::{Domain, ForwardPath, Host, ReversePath};
+use smtp::reply::Reply;
+use spool::{AcceptError, Spool};
+use zeroize::Zeroizing;
+
+use crate::Parts;
+use crate::budget::Budget;
+use crate::config::{Literals, Settings};
+use crate::directory::{Directory, LoginError, Member, Profile, ProfileError};
+use crate::intake::Intake;
+use crate::observer::{Observer, Refused, Stage};
+
+/// What all sessions ask.
+pub(crate) struct Gate<S, L> {
+    pub(crate) spool: Arc<S>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) host_name: Domain,
+    pub(crate) lifetime_secs: u64,
+    limits: Arc<L>,
+    budget: Arc<Budget>,
+    header: mail::header::Limits,
+    literals: Literals,
+}
+
+/// Why a login was refused.
+pub(crate) enum LoginRefusal {
+    /// The client may try again in this session.
+    Reply(Reply),
+    /// It has tried too often: the session ends.
+    Close(Reply),
+}
+
+impl<S: Spool, L: Limits> Gate<S, L> {
+    pub(crate) fn new(settings: &Settings, parts: Parts<S, L>) -> Arc<Self> {
+        let Parts { spool, limits, directory, observer, host_name, lifetime_secs, tls: _, security: _ } =
+            parts;
+        Arc::new(Self {
+            spool,
+            directory: Directory::new(directory, settings.directory),
+            observer,
+            host_name,
+            lifetime_secs,
+            limits,
+            budget: Budget::new(settings.memory),
+            header: settings.header,
+            literals: settings.literals,
+        })
+    }
+
+    /// Whether this user may log in with this password.
+    pub(crate) async fn login(
+        &self,
+        user: String,
+        password: Zeroizing<Vec<u8>>,
+        client: IpAddr,
+    ) -> Result<Member, LoginRefusal> {
+        if let Some(wait) = self.limits.login_wait(&user, client).await {
+            let text = format!("too many failed logins; try again in {}", in_words(wait));
+            return Err(LoginRefusal::Close(Reply::new(421, (4, 7, 0), text)));
+        }
+        match self.directory.authenticate(user.clone(), password, client).await {
+            Ok(member) => {
+                self.limits.login_succeeded(&user, client);
+                Ok(member)
+            }
+            Err(LoginError::Wrong) => {
+                self.limits.login_failed(&user, client).await;
+                let text = "user name and password don't fit; check both, or make a new password with \
+                            `stagepost credential create`";
+                Err(LoginRefusal::Reply(Reply::new(535, (5, 7, 8), text)))
+            }
+            Err(LoginError::Unavailable(cause)) => {
+                tracing::warn!(%client, %cause, "a login could not be checked");
+                let text = "logins can't be checked just now; try again later";
+                Err(LoginRefusal::Reply(Reply::new(454, (4, 7, 0), text)))
+            }
+        }
+    }
+
+    /// Whether the account may begin a transaction with this reverse-path.
+    pub(crate) async fn sender(
+        &self,
+        member: &Member,
+        from: &ReversePath,
+        announced: Option<u64>,
+    ) -> Result<Arc<Profile>, Reply> {
+        let profile = self.directory.profile(member).await.map_err(unknown_profile)?;
+        self.may_send(&profile, from, announced)?;
+        Ok(profile)
+    }
+
+    /// As [`Gate::sender`], of an account whose profile is known.
+    pub(crate) fn may_send(
+        &self,
+        profile: &Profile,
+        from: &ReversePath,
+        announced: Option<u64>,
+    ) -> Result<(), Reply> {
+        if let Some(reason) = &profile.suspended {
+            return Err(Reply::new(550, (5, 7, 1), suspended(reason)));
+        }
+        if let ReversePath::Mailbox(address) = from {
+            may_send_from(profile, address.host())?;
+        }
+        self.room_for(announced.unwrap_or(0))
+    }
+
+    /// Whether mail may go there; the ticket is the recipient's place in the account's quota.
+    pub(crate) async fn recipient(&self, profile: &Profile, to: &ForwardPath) -> Result<L::Ticket, Reply> {
+        match to {
+            ForwardPath::Postmaster => {
+                let text = "there are no mailboxes here; write <postmaster@> and a domain";
+                return Err(Reply::new(550, (5, 1, 1), text));
+            }
+            ForwardPath::Mailbox(address) => match (address.host(), self.literals) {
+                (Host::Literal(_), Literals::Refuse) => {
+                    let text = "mail to address literals isn't taken here; write the recipient's domain";
+                    return Err(Reply::new(550, (5, 1, 2), text));
+                }
+                (Host::Literal(_), Literals::Allow) | (Host::Domain(_), _) => {}
+            },
+        }
+        match self.limits.take_quota(profile.account.as_str(), profile.recipients_per_day, 1).await {
+            Quota::Taken(ticket) => Ok(ticket),
+            Quota::Exhausted { resets_in } => {
+                let quota = profile.recipients_per_day.unwrap_or_default();
+                let wait = in_words(resets_in);
+                let text =
+                    format!("today's quota of {quota} recipients is used up; it begins anew in {wait}");
+                Err(Reply::new(452, (4, 2, 2), text))
+            }
+        }
+    }
+
+    /// A buffer for a message, if it may begin.
+    pub(crate) async fn intake(&self, announced: Option<u64>) -> Result<Intake, Reply> {
+        self.room_for(announced.unwrap_or(0))?;
+        let mut intake = Intake::new(self.header, &self.budget, announced);
+        intake.pay().await;
+        intake.refusal().map_or(Ok(intake), Err)
+    }
+
+    /// Tells the observer what a client is told.
+    pub(crate) fn refused(&self, stage: Stage, member: Option<&Member>, client: IpAddr, reply: &Reply) {
+        let account = member.map(Member::account);
+        self.observer.refused(&Refused { stage, account, client: Some(client), reply });
+    }
+
+    fn room_for(&self, octets: u64) -> Result<(), Reply> {
+        self.spool.room_for(octets).map_err(|error| not_kept(&error))
+    }
+}
+
+/// What a client is told when the store doesn't take its message; the cause is for the log, which the store writes.
+pub(crate) fn not_kept(error: &AcceptError) -> Reply {
+    match error {
+        AcceptError::Full(_) => Reply::new(452, (4, 3, 1), "no room for new mail; try again later"),
+        AcceptError::Unavailable(_) => {
+            Reply::new(451, (4, 3, 0), "the message could not be stored; try again later")
+        }
+    }
+}
+
+/// Whether mail may come from this host, in the envelope and in the header.
+pub(crate) fn may_send_from(profile: &Profile, host: &Host) -> Result<(), Reply> {
+    match host {
+        Host::Domain(domain) if profile.sends_from(domain) => Ok(()),
+        Host::Domain(domain) => {
+            let text = format!(
+                "{domain} is not a domain of this account; add it with `stagepost domain add {domain}`"
+            );
+            Err(Reply::new(550, (5, 7, 1), text))
+        }
+        Host::Literal(_) => {
+            Err(Reply::new(550, (5, 7, 1), "senders at address literals aren't allowed here"))
+        }
+    }
+}
+
+fn unknown_profile(error: ProfileError) -> Reply {
+    match error {
+        ProfileError::Gone => Reply::new(550, (5, 7, 1), "this login was revoked; log in with another"),
+        ProfileError::Unavailable(_) => Reply::new(
+            451,
+            (4, 3, 0),
+            "what this account may send can't be looked up just now; try again later",
+        ),
+    }
+}
+
+fn suspended(reason: &str) -> String {
+    if reason.is_empty() {
+        String::from("this account is suspended")
+    } else {
+        format!("this account is suspended: {reason}")
+    }
+}
+
+/// `45 s`, `5 min`, `7 h 20 min`; rounded up, so that who waits so long comes not too early.
+fn in_words(wait: Duration) -> String {
+    let secs = wait.as_millis().div_ceil(1000);
+    match (secs, secs.div_ceil(60)) {
+        (0..120, _) => format!("{} s", secs.max(1)),
+        (_, minutes @ 0..120) => format!("{minutes} min"),
+        (_, minutes) => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_told_in_words_and_never_too_short() {
+        for (millis, words) in [
+            (0, "1 s"),
+            (1001, "2 s"),
+            (119_000, "119 s"),
+            (120_001, "3 min"),
+            (7_199_000, "2 h 0 min"),
+            (26_400_000, "7 h 20 min"),
+        ] {
+            assert_eq!(in_words(Duration::from_millis(millis)), words);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Accepting connections, and ending them when the process ends.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use limits::Limits;
+use runtime::tls::ServerTls;
+use smtp::server::{Security, Session};
+use spool::Spool;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, Crowded, Place};
+use crate::config::Times;
+use crate::conversation::Conversation;
+use crate::gate::Gate;
+use crate::stream::Stream;
+use crate::wire::Wire;
+
+/// When the system has no descriptor or memory for a connection, the next is accepted after this pause.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// Such a state is logged at most once in this time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// What a session may take beyond the time for draining, for its last replies.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What all sessions share.
+pub(crate) struct Doors<S, L> {
+    pub(crate) gate: Arc<Gate<S, L>>,
+    pub(crate) tls: Option<ServerTls>,
+    pub(crate) times: Times,
+    pub(crate) messages_max: u64,
+    pub(crate) admission: Arc<Admission>,
+    /// For clients that may log in under TLS only, and for those that may always.
+    pub(crate) distant: Arc<smtp::server::Settings>,
+    pub(crate) nearby: Arc<smtp::server::Settings>,
+}
+
+/// What the first octets on a port are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    Smtp,
+    Tls,
+}
+
+/// Serves one port until `shutdown`, then waits for the sessions to end.
+pub(crate) async fn serve<S: Spool, L: Limits>(
+    doors: Arc<Doors<S, L>>,
+    listener: TcpListener,
+    opening: Opening,
+    shutdown: CancellationToken,
+) {
+    let mut sessions = JoinSet::new();
+    let mut complained_at: Option<Instant> = None;
+    loop {
+        while sessions.try_join_next().is_some() {}
+        match shutdown.run_until_cancelled(listener.accept()).await {
+            None => break,
+            Some(Ok((stream, peer))) => admit(&doors, &mut sessions, stream, peer, opening, &shutdown),
+            // The client was gone before it was accepted.
+            Some(Err(error)) if is_the_clients(error.kind()) => {}
+            Some(Err(error)) => {
+                if complained_at.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                    tracing::error!(%error, "connections can't be accepted");
+                    complained_at = Some(Instant::now());
+                }
+                shutdown.run_until_cancelled(sleep(BACK_OFF)).await;
+            }
+        }
+    }
+    drop(listener);
+    let ended = async { while sessions.join_next().await.is_some() {} };
+    if timeout(doors.times.drain + GRACE, ended).await.is_err() {
+        tracing::warn!(sessions = sessions.len(), "sessions were cut off that didn't end in time");
+        sessions.shutdown().await;
+    }
+}
+
+fn is_the_clients(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+}
+
+fn admit<S: Spool, L: Limits>(
+    doors: &Arc<Doors<S, L>>,
+    sessions: &mut JoinSet<()>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    opening: Opening,
+    shutdown: &CancellationToken,
+) {
+    let place = match doors.admission.admit(peer.ip()) {
+        Ok(place) => place,
+        Err(crowded) => return turn_away(&stream, opening, crowded),
+    };
+    let session = open(Arc::clone(doors), stream, peer, opening, place, shutdown.child_token());
+    sessions.spawn(async move {
+        if let Err(error) = session.await {
+            tracing::debug!(client = %peer.ip(), %error, "connection lost");
+        }
+    });
+}
+
+/// Costs no task and no wait: the reply fits the socket's empty buffer or is not sent.
+fn turn_away(stream: &TcpStream, opening: Opening, crowded: Crowded) {
+    if opening == Opening::Smtp {
+        let reply = format!("421 4.7.0 {}; try again later\r\n", crowded.as_str());
+        // A client that doesn't learn why it was turned away sees a closed connection, which says the same.
+        let _ = stream.try_write(reply.as_bytes());
+    }
+}
+
+async fn open<S: Spool, L: Limits>(
+    doors: Arc<Doors<S, L>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    opening: Opening,
+    place: Place,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let client = peer.ip().to_canonical();
+    let settings = if client.is_loopback() { &doors.nearby } else { &doors.distant };
+    let mut wire = Wire::new(Stream::Plain(stream), shutdown, doors.times.command);
+    let security = match (opening, &doors.tls) {
+        (Opening::Smtp, _) => Security::Plain,
+        (Opening::Tls, Some(tls)) => {
+            wire = wire.start_tls(tls.acceptor(), doors.times.tls).await?;
+            Security::Tls
+        }
+        (Opening::Tls, None) => return Ok(()),
+    };
+    let session = Session::new(Arc::clone(settings), security);
+    Conversation::new(doors, session, wire, client, place).run().await
+}
