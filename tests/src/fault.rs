@@ -1,0 +1,108 @@
+//! Trouble with the disk: one that fills up, and one that says no to a sync.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::process::Process;
+
+/// A file system of a few megabytes, mounted for the time of a test. Needs root.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one at `path`, which is made.
+    pub fn mount(path: &Path, octets: u64) -> Self {
+        std::fs::create_dir_all(path).expect("a folder can be made");
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={octets},mode=0755"), "tmpfs"]).arg(path);
+        let output = command.output().expect("mount can be started");
+        assert!(
+            output.status.success(),
+            "can't mount a small disk: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills what is free with a file.
+    pub fn fill(&self) -> Ballast {
+        use std::io::Write as _;
+        let path = self.path.join("ballast");
+        let mut file = std::fs::File::create(&path).expect("a file can be made");
+        let mut piece = 1 << 16;
+        while piece > 0 {
+            if file.write(&vec![0; piece]).is_err() {
+                piece /= 2;
+            }
+        }
+        Ballast { path }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, since what still runs may have files open there.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+/// What takes the room away; dropped it is free again.
+#[derive(Debug)]
+pub struct Ballast {
+    path: PathBuf,
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes every fsync, fdatasync and msync of a running process fail with EIO until it is dropped. It attaches with strace, so
+/// that calls are caught however the process makes them.
+#[derive(Debug)]
+pub struct FailingSync {
+    strace: Process,
+}
+
+impl FailingSync {
+    /// Attaches to all threads of a process.
+    pub fn attach(process: &Process, log: &Path) -> Self {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=fsync,fdatasync,msync,sync_file_range,syncfs"]);
+        command.args(["-e", "inject=fsync,fdatasync,msync,sync_file_range,syncfs:error=EIO"]);
+        command.args(["-p", &process.id().to_string()]);
+        let mut strace = Process::start("strace", command, log);
+        let threads =
+            std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("the process runs").count();
+        let log = log.to_owned();
+        strace.wait_ready(|| {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            // It says `Process N attached with M threads` once it holds them all.
+            log.contains("attached") && (threads == 1 || log.contains("threads"))
+        });
+        Self { strace }
+    }
+
+    /// How many calls failed so far.
+    pub fn count(&self) -> usize {
+        self.strace.log().matches("(INJECTED)").count()
+    }
+}
+
+impl Drop for FailingSync {
+    fn drop(&mut self) {
+        // Interrupted, strace lets the process go on as it was.
+        self.strace.signal(Signal::INT);
+        self.strace.wait(crate::deadline::SOON);
+    }
+}
