@@ -41,6 +41,7 @@ mod trace;
 
 pub use error::{HeaderError, LineFlaw, MailboxFlaw};
 pub use prepare::Prepared;
+pub(crate) use prepare::is_message_id;
 pub use reader::HeaderReader;
 pub use trace::{Protocol, Trace};
 

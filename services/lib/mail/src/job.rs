@@ -199,15 +199,78 @@ impl Job {
 }
 
 impl RecipientResult {
-    /// Whether the sender is to be told of this result (RFC 3461 section 4.1): failures unless NOTIFY says otherwise,
-    /// successes only where NOTIFY asks.
+    /// Whether we are to tell the sender of this result (RFC 3461 section 4.1): failures unless NOTIFY says otherwise,
+    /// successes only where NOTIFY asks and the next hop won't tell itself (section 5.2.1).
     pub fn wants_report(&self) -> bool {
         match (&self.recipient.notify, self.disposition) {
-            (Some(notify), Disposition::Delivered { .. }) => notify.success(),
-            (None, Disposition::Delivered { .. }) => false,
+            (Some(notify), Disposition::Delivered { relayed: true }) => notify.success(),
+            (_, Disposition::Delivered { .. }) => false,
             (Some(notify), Disposition::Bounced | Disposition::Expired) => notify.failure(),
             (None, Disposition::Bounced | Disposition::Expired) => true,
             (_, Disposition::Deferred | Disposition::Dropped) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::address::Utf8;
+    use smtp::reply::EnhancedCode;
+
+    use super::*;
+
+    fn recipient(address: &str) -> Recipient {
+        Recipient::new(Address::parse(address, Utf8::Refused).unwrap())
+    }
+
+    #[test]
+    fn recipients_of_a_host_share_jobs_of_bounded_size() {
+        let addresses = ["a@d1.test", "b@d2.test", "c@D1.test", "d@d1.test", "e@d2.test"];
+        let groups = Job::group(addresses.iter().map(|address| recipient(address)).collect(), 2);
+        let groups: Vec<Vec<String>> =
+            groups.iter().map(|group| group.iter().map(|one| one.address.to_string()).collect()).collect();
+        assert_eq!(
+            groups,
+            [vec!["a@d1.test", "c@d1.test"], vec!["b@d2.test", "e@d2.test"], vec!["d@d1.test"]]
+        );
+    }
+
+    #[test]
+    fn the_sender_is_told_what_notify_asks_and_once() {
+        let failure = Notify::NEVER.with_failure();
+        let success = Notify::NEVER.with_success();
+        let relayed = Disposition::Delivered { relayed: true };
+        let passed_on = Disposition::Delivered { relayed: false };
+        for (notify, disposition, told) in [
+            (None, Disposition::Bounced, true),
+            (None, Disposition::Expired, true),
+            (None, relayed, false),
+            (Some(Notify::NEVER), Disposition::Bounced, false),
+            (Some(success), Disposition::Bounced, false),
+            (Some(failure), Disposition::Expired, true),
+            (Some(failure), relayed, false),
+            (Some(success), relayed, true),
+            (Some(success), passed_on, false),
+            (None, Disposition::Dropped, false),
+            (Some(Notify::NEVER.with_delay()), Disposition::Deferred, false),
+        ] {
+            let result = RecipientResult {
+                recipient: Recipient { notify, ..recipient("a@d1.test") },
+                disposition,
+                status: EnhancedCode::new(5, 0, 0),
+                remote: None,
+                reason: String::new(),
+                at: Timestamp(0),
+            };
+            assert_eq!(result.wants_report(), told, "{notify:?} {disposition:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_id_is_safe_in_paths_and_subjects() {
+        assert!(AccountId::new("acc_1-Z").is_some());
+        for text in ["", "a/b", "a.b", "a b", "é", &"x".repeat(65)] {
+            assert_eq!(AccountId::new(text), None, "{text}");
         }
     }
 }

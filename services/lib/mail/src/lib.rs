@@ -1,20 +1,24 @@
 //! The nouns of mail: what a message, a job and a result are, with no I/O, runtime or clock.
 //!
 //! ```text
-//! submission --header::prepare--> Message + jobs by recipient domain --attempt--> RecipientResult
-//!                                                                       |
-//!                                         RetrySchedule <--deferred-----+--failed/expired--> dsn::compose
+//! submission --header--> Message + jobs by recipient host --attempt--> RecipientResult
+//!                                      |                                 |        |
+//!                             downgrade, for a receiver      RetrySchedule, when   dsn, when it ended
+//!                             that takes 7 bits only         it is deferred        and the sender is told
 //! ```
 //!
-//! Time is always an argument ([`Timestamp`]), randomness too. This crate never sees raw network bytes (that is `smtp`),
-//! never signs (`dkim`) and never stores (`spool`).
+//! Time is always an argument ([`Timestamp`]), randomness too. SMTP's own lines and dots are `smtp`'s, signatures
+//! `dkim`'s, and what is stored how is `spool`'s business; MIME is read only where a message must be converted.
 
 mod disposition;
+pub mod downgrade;
+pub mod dsn;
 pub mod header;
 mod job;
 mod queue_id;
 mod retry;
 mod timestamp;
+mod transfer_encoding;
 
 pub use disposition::{Disposition, RecipientResult, RemoteReply};
 pub use job::{AccountId, BodyKind, Job, JobKind, Message, Recipient, ReturnContent, TlsRequirement};
