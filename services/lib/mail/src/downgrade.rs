@@ -1,4 +1,5 @@
-//! A message for receivers that take no octet over 127 (RFC 6152 section 3): what has such octets is encoded, all else stays.
+//! A message for receivers that take no octet over 127 (RFC 6152 section 3): what has such octets is encoded,
+//! all else stays.
 //!
 //! ```text
 //! multipart/mixed, 8bit             -> 7bit
@@ -9,11 +10,12 @@
 //!     text/html, 8bit               -> quoted-printable
 //! ```
 //!
-//! It changes what a signature over the body covers, so it comes before signing. Where a faithful conversion isn't possible
-//! there is none, and the message can't go there (5.6.3): multipart/signed and multipart/encrypted with octets over 127, parts that
-//! are encoded and have such octets all the same, header fields with them (these need SMTPUTF8), MIME that can't be read, or
-//! over 100 multiparts in one another. In text before the first and after the last part of a multipart, which nobody reads
-//! (RFC 2046 section 5.1.1), octets over 127 become `?`.
+//! It changes what a signature over the body covers, so it comes before signing. Where a faithful conversion
+//! isn't possible there is none, and the message can't go there (5.6.3): multipart/signed and
+//! multipart/encrypted with octets over 127, parts that are encoded and have such octets all the same, header
+//! fields with them (these need SMTPUTF8), MIME that can't be read, or over 100 multiparts in one another. In
+//! text before the first and after the last part of a multipart, which nobody reads (RFC 2046 section 5.1.1),
+//! octets over 127 become `?`.
 //!
 //! Nothing here recurses, and time is linear in the size of the message.
 
@@ -25,8 +27,8 @@ use crate::transfer_encoding;
 use entity::{Entity, Kind};
 use scanner::{Delimiter, Follows, Head, Scanner};
 
-/// The message without octets over 127: header section and body, divided as they come in. `header` is without the empty line after it,
-/// `body` what follows that line.
+/// The message without octets over 127: header section and body, divided as they come in. `header` is without
+/// the empty line after it, `body` what follows that line.
 ///
 /// None when it can't be converted faithfully.
 pub fn to_seven_bit(header: &[u8], body: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -113,7 +115,8 @@ impl<'a> Converter<'a> {
         Some(delimiter)
     }
 
-    /// What precedes the first part. Where no part follows, it may be what people read: then it has to be in 7 bits.
+    /// What precedes the first part. Where no part follows, it may be what people read: then it has to be in
+    /// 7 bits.
     fn preamble(&mut self) -> Option<Option<Delimiter<'a>>> {
         let (content, delimiter) = self.scanner.cut();
         let followed = delimiter.as_ref().is_some_and(|delimiter| self.scanner.is_innermost(delimiter));

@@ -1,4 +1,5 @@
-//! Delivery status notifications: telling the sender what became of recipients (RFC 3461, RFC 3464, RFC 6522, RFC 6533).
+//! Delivery status notifications: telling the sender what became of recipients (RFC 3461, RFC 3464, RFC 6522,
+//! RFC 6533).
 //!
 //! ```text
 //! multipart/report
@@ -8,9 +9,9 @@
 //!   text/rfc822-headers         else its header
 //! ```
 //!
-//! A report's octets depend on its arguments alone, so that a composition which is repeated after a crash gives the same
-//! message. Machine-readable parts are in ASCII whatever the addresses are: it takes SMTPUTF8 to send a report only if
-//! the sender's own address does.
+//! A report's octets depend on its arguments alone, so that a composition which is repeated after a crash
+//! gives the same message. Machine-readable parts are in ASCII whatever the addresses are: it takes SMTPUTF8
+//! to send a report only if the sender's own address does.
 
 mod fold;
 mod notice;
@@ -76,7 +77,8 @@ impl Report {
 
 /// The report on `results`, all of which are told; `content` is the message that they are about, in pieces.
 ///
-/// None when nobody is to be told: the message has the null reverse-path (RFC 5321 section 4.5.5), or there is no result.
+/// None when nobody is to be told: the message has the null reverse-path (RFC 5321 section 4.5.5), or there
+/// is no result.
 pub fn compose<P: AsRef<[u8]>>(
     message: &Message,
     results: &[RecipientResult],
@@ -87,7 +89,8 @@ pub fn compose<P: AsRef<[u8]>>(
     let newest = results.iter().map(|result| result.at).max()?;
     let returned = Returned::choose(message, results, context.returned_octets_max, content);
     let body_kind = returned.as_ref().map_or(BodyKind::SevenBit, Returned::body_kind);
-    // The queue id comes from a hash that was taken after the message was accepted: nobody can have put this into it.
+    // The queue id comes from a hash that was taken after the message was accepted: nobody can have put this
+    // into it.
     let boundary = format!("=_{}", context.queue_id);
     let message_id = format!("<{}@{}>", context.queue_id, context.domain);
 

@@ -29,8 +29,8 @@
 //! | more octets than [`Limits::header_octets_max`] | 552 5.3.4 |
 //! | more Received fields than [`Limits::received_max`] | 554 5.4.6 (RFC 5321 section 6.3) |
 //!
-//! Refused is what readers on the way could understand in two ways: a repair would choose one of them in the sender's
-//! name. All other fields pass as they came, octet for octet.
+//! Refused is what readers on the way could understand in two ways: a repair would choose one of them in the
+//! sender's name. All other fields pass as they came, octet for octet.
 
 mod error;
 pub(crate) mod field;

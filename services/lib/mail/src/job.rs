@@ -169,7 +169,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// The host that all recipients of the job share; for a report, that of the reverse-path, if there is one.
+    /// The host that all recipients of the job share; for a report, that of the reverse-path, if there is
+    /// one.
     pub fn destination(&self) -> Option<&Host> {
         match &self.kind {
             JobKind::Delivery { recipients } => recipients.first().map(|recipient| recipient.address.host()),
@@ -199,8 +200,8 @@ impl Job {
 }
 
 impl RecipientResult {
-    /// Whether we are to tell the sender of this result (RFC 3461 section 4.1): failures unless NOTIFY says otherwise,
-    /// successes only where NOTIFY asks and the next hop won't tell itself (section 5.2.1).
+    /// Whether we are to tell the sender of this result (RFC 3461 section 4.1): failures unless NOTIFY says
+    /// otherwise, successes only where NOTIFY asks and the next hop won't tell itself (section 5.2.1).
     pub fn wants_report(&self) -> bool {
         match (&self.recipient.notify, self.disposition) {
             (Some(notify), Disposition::Delivered { relayed: true }) => notify.success(),

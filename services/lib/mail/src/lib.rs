@@ -7,8 +7,9 @@
 //!                             that takes 7 bits only         it is deferred        and the sender is told
 //! ```
 //!
-//! Time is always an argument ([`Timestamp`]), randomness too. SMTP's own lines and dots are `smtp`'s, signatures
-//! `dkim`'s, and what is stored how is `spool`'s business; MIME is read only where a message must be converted.
+//! Time is always an argument ([`Timestamp`]), randomness too. SMTP's own lines and dots are `smtp`'s,
+//! signatures `dkim`'s, and what is stored how is `spool`'s business; MIME is read only where a message must
+//! be converted.
 
 mod disposition;
 pub mod downgrade;

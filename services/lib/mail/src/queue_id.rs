@@ -29,8 +29,8 @@ impl QueueId {
         Self((u128::from(now.0 & 0xffff_ffff_ffff) << 80) | chance)
     }
 
-    /// The queue id of the report that a job gives rise to: the same for the same job, so that a repeated report is seen
-    /// as one. It keeps the time of the message it reports on.
+    /// The queue id of the report that a job gives rise to: the same for the same job, so that a repeated
+    /// report is seen as one. It keeps the time of the message it reports on.
     pub fn derived_from(job: JobId) -> Self {
         let hash = digest::digest(&digest::SHA256, job.to_string().as_bytes());
         let mut random = [0; 10];
@@ -83,8 +83,8 @@ impl FromStr for QueueId {
 
 /// A unit of queue work: a message's recipients at one domain, or a report on them.
 ///
-/// Written `<queue id>.<number>` for a delivery and `<queue id>.<number>-<attempt>` for the report on what that
-/// attempt settled.
+/// Written `<queue id>.<number>` for a delivery and `<queue id>.<number>-<attempt>` for the report on what
+/// that attempt settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     /// The message.

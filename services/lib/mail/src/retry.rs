@@ -27,8 +27,8 @@ pub enum RetryScheduleError {
 }
 
 impl RetrySchedule {
-    /// After failed attempt n (counted from 1) wait the n-th of `waits_secs`, and the last of them from then on; give up
-    /// `lifetime_secs` after acceptance.
+    /// After failed attempt n (counted from 1) wait the n-th of `waits_secs`, and the last of them from then
+    /// on; give up `lifetime_secs` after acceptance.
     ///
     /// # Errors
     /// When there is no wait, one of 0 s, or a lifetime shorter than the first.
@@ -48,8 +48,8 @@ impl RetrySchedule {
         self.lifetime_secs
     }
 
-    /// Milliseconds to wait after the `failed`-th failed attempt (counted from 1). `chance` in `0..=u32::MAX` spreads it
-    /// evenly over 90 to 110 per cent, so that what failed together doesn't come back together.
+    /// Milliseconds to wait after the `failed`-th failed attempt (counted from 1). `chance` in `0..=u32::MAX`
+    /// spreads it evenly over 90 to 110 per cent, so that what failed together doesn't come back together.
     pub fn wait_millis(&self, failed: u32, chance: u32) -> u64 {
         let place = (failed.max(1) as usize - 1).min(self.waits_secs.len() - 1);
         let tenth = self.waits_secs[place].saturating_mul(100);

@@ -95,7 +95,8 @@ impl Cursor<'_> {
         (length > 0).then(|| String::from_utf8_lossy(token).to_ascii_lowercase())
     }
 
-    /// A quoted string, or anything up to a blank or semicolon: boundaries such as `----=_1` often lack the quotes they need.
+    /// A quoted string, or anything up to a blank or semicolon: boundaries such as `----=_1` often lack the
+    /// quotes they need.
     fn value(&mut self) -> Option<Vec<u8>> {
         let Some(quoted) = self.rest.strip_prefix(b"\"") else {
             let ends = |octet: &u8| octet.is_ascii_whitespace() || *octet == b';';

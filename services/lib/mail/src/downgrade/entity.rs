@@ -23,7 +23,8 @@ pub(super) enum Kind {
         boundary: Vec<u8>,
         digest: bool,
     },
-    /// message/rfc822: a header section and content of its own, that may not be encoded as a whole (RFC 2046 section 5.2.1).
+    /// message/rfc822: a header section and content of its own, that may not be encoded as a whole (RFC 2046
+    /// section 5.2.1).
     Message,
     Text,
     Other,

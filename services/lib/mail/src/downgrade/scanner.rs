@@ -86,7 +86,8 @@ impl<'a> Scanner<'a> {
         delimiter.place + 1 == self.open.len()
     }
 
-    /// The header section that begins here: up to an empty line, which is passed, or a delimiter, which is not.
+    /// The header section that begins here: up to an empty line, which is passed, or a delimiter, which is
+    /// not.
     pub(super) fn head(&mut self) -> Head<'a> {
         let start = self.at;
         while let Some(line) = self.line() {

@@ -9,8 +9,8 @@ const WORD_OCTETS_MAX: usize = 900;
 /// Most octets of one text of somebody else.
 const TEXT_OCTETS_MAX: usize = 2000;
 
-/// Text as printable ASCII: everything else is shown by its number, as RFC 6533 section 3 does for addresses. Cut where it is
-/// endless.
+/// Text as printable ASCII: everything else is shown by its number, as RFC 6533 section 3 does for addresses.
+/// Cut where it is endless.
 pub(super) fn ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(TEXT_OCTETS_MAX));
     for character in text.chars() {

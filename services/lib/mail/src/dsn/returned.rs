@@ -12,8 +12,9 @@ pub(super) struct Returned {
 }
 
 impl Returned {
-    /// The whole message when something failed, RET doesn't ask for less and it is small; else its header section. RFC 3461
-    /// section 4.3 leaves the choice to us where RET wasn't given. None when the content is not at hand.
+    /// The whole message when something failed, RET doesn't ask for less and it is small; else its header
+    /// section. RFC 3461 section 4.3 leaves the choice to us where RET wasn't given. None when the content is
+    /// not at hand.
     pub(super) fn choose<P: AsRef<[u8]>>(
         message: &Message,
         results: &[RecipientResult],
@@ -72,12 +73,14 @@ fn first<P: AsRef<[u8]>>(content: &[P], octets_max: usize) -> Vec<u8> {
     octets
 }
 
-/// Octets of the whole fields at the beginning of a header section that was cut anywhere; of a field that may go on, none.
+/// Octets of the whole fields at the beginning of a header section that was cut anywhere; of a field that may
+/// go on, none.
 fn whole_fields(section: &[u8]) -> usize {
     let lengths: Vec<usize> =
         field::fields(section).map_while(Result::ok).map(|field| field.octets.len()).collect();
     match lengths.split_last() {
-        // The iterator stops before a line that is cut, and can't know whether a line follows that continues the last field.
+        // The iterator stops before a line that is cut, and can't know whether a line follows that continues
+        // the last field.
         Some((last, before)) => {
             let all = before.iter().sum::<usize>() + last;
             if all < section.len() { all } else { all - last }

@@ -26,8 +26,8 @@ impl Field<'_> {
     }
 }
 
-/// The fields of a header section without the empty line after it. The iterator ends after the first flaw, which comes with the
-/// number of its line.
+/// The fields of a header section without the empty line after it. The iterator ends after the first flaw,
+/// which comes with the number of its line.
 pub(crate) fn fields(section: &[u8]) -> Fields<'_> {
     Fields { rest: section, line: 0 }
 }

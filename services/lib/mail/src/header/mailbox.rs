@@ -1,7 +1,8 @@
 //! Lists of mailboxes, as From and Sender hold them (RFC 5322 section 3.4, RFC 6532).
 //!
-//! Strict where readers could differ on who the author is, and lenient in one respect: names may hold dots unquoted
-//! (`Example Inc. <a@example.org>`, the `obs-phrase` of RFC 5322 section 4.1), which everybody writes and nobody misreads.
+//! Strict where readers could differ on who the author is, and lenient in one respect: names may hold dots
+//! unquoted (`Example Inc. <a@example.org>`, the `obs-phrase` of RFC 5322 section 4.1), which everybody
+//! writes and nobody misreads.
 
 use smtp::address::{Address, Utf8};
 

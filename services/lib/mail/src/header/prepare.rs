@@ -22,8 +22,8 @@ pub struct Prepared {
     pub from: Vec<Address>,
     /// The mailbox of Sender.
     pub sender: Option<Address>,
-    /// The Message-ID, the client's or ours, with its angle brackets. One that isn't `<left@right>` is given as it is,
-    /// without folds.
+    /// The Message-ID, the client's or ours, with its angle brackets. One that isn't `<left@right>` is given
+    /// as it is, without folds.
     pub message_id: String,
     /// Whether there are octets over 127: the message can go only where SMTPUTF8 is offered (RFC 6531).
     pub eight_bit: bool,
@@ -167,7 +167,8 @@ fn as_message_id(value: &str) -> String {
     }
 }
 
-/// Whether the text is `<left@right>` without blanks, control characters or other brackets: what can be cited.
+/// Whether the text is `<left@right>` without blanks, control characters or other brackets: what can be
+/// cited.
 pub(crate) fn is_message_id(text: &str) -> bool {
     let inside = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
     inside.and_then(|inside| inside.split_once('@')).is_some_and(|(left, right)| {

@@ -13,7 +13,8 @@ use super::{HeaderError, Limits, LineFlaw, Prepared, Trace, prepare};
 /// assert_eq!(reader.push(b" of the body"), b" of the body");
 /// ```
 ///
-/// It keeps at most [`Limits::header_octets_max`] octets, and none once the header section is known to be refused.
+/// It keeps at most [`Limits::header_octets_max`] octets, and none once the header section is known to be
+/// refused.
 #[derive(Debug)]
 pub struct HeaderReader {
     limits: Limits,
@@ -37,8 +38,8 @@ impl HeaderReader {
         Self { limits, section: Vec::new(), line_start: 0, lines: 0, place: Place::Header }
     }
 
-    /// Takes the next octets and returns those of them that are of the body: they follow the empty line, which is of neither.
-    /// Once the header section is refused, nothing is of the body.
+    /// Takes the next octets and returns those of them that are of the body: they follow the empty line,
+    /// which is of neither. Once the header section is refused, nothing is of the body.
     pub fn push<'a>(&mut self, octets: &'a [u8]) -> &'a [u8] {
         match self.place {
             Place::Header => self.read(octets),

@@ -26,7 +26,8 @@ pub enum Protocol {
 /// Where a message comes from and how it came, as the Received field tells it.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
-    /// What the client called itself. What isn't a host name is shown in a comment, without anything that could end it.
+    /// What the client called itself. What isn't a host name is shown in a comment, without anything that
+    /// could end it.
     pub helo: Option<&'a str>,
     /// Its address; none where there is no network between.
     pub client_address: Option<IpAddr>,
