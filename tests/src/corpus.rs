@@ -18,8 +18,8 @@ pub struct Sample {
 pub const FROM: &str = "corpus@sender.test";
 
 /// All messages of the collections that SMTP can carry at all, in a fixed order. Each has been given CRLF line ends and
-/// [`FROM`] as its author; signatures of others and fields that only a mailbox has were taken away, since whoever submits a
-/// message wouldn't send them. Not among them: what isn't a message, and what RFC 5322 forbids (lines over 998 octets, NUL).
+/// [`FROM`] as its author; signatures of others, fields that only a mailbox has, and lines that are no fields were taken away,
+/// since whoever submits a message wouldn't send them. Not among them: messages with lines over 998 octets or with NUL.
 pub fn public() -> Vec<Sample> {
     let mut files = Vec::new();
     for folder in folders() {
@@ -45,10 +45,10 @@ fn folders() -> Vec<PathBuf> {
         PathBuf::from("/usr/lib/python3.11/test/test_email/data"),
         crate_folder("mail-parser").join("resources/eml"),
         messages.join("bounceparser/t/corpus"),
-        messages.join("enmime"),
-        messages.join("flufl_bounce"),
-        messages.join("mail_parser"),
-        messages.join("mailbits"),
+        messages.join("enmime/testdata"),
+        messages.join("flufl_bounce/tests/data"),
+        messages.join("mail_parser/tests/mails"),
+        messages.join("mailbits/test/data/emails"),
     ]
 }
 
@@ -70,7 +70,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             collect(&path, files);
         } else if path
             .extension()
-            .is_some_and(|extension| ["eml", "raw", "txt", "msg"].iter().any(|e| extension == *e))
+            .is_none_or(|extension| ["eml", "raw", "txt", "msg"].iter().any(|e| extension == *e))
         {
             files.push(path);
         }
@@ -87,35 +87,41 @@ fn prepared(octets: &[u8]) -> Option<Vec<u8>> {
     if octets.contains(&0) || octets.split(|octet| *octet == b'\n').any(|line| line.len() > 999) {
         return None;
     }
-    let fields = message::fields(octets);
-    let sound = |field: &Vec<u8>| {
-        let colon = field.iter().position(|octet| *octet == b':');
-        colon.is_some_and(|colon| colon > 0 && field[..colon].iter().all(|octet| (33..=126).contains(octet)))
-    };
-    if fields.is_empty() || !fields.iter().all(sound) || fields.iter().flatten().any(|octet| *octet > 127) {
-        return None;
-    }
-    // Fields that may stand once only; the collections have messages on purpose that break that.
-    for once in
-        ["subject", "to", "cc", "date", "message-id", "reply-to", "references", "in-reply-to", "mime-version"]
-    {
-        if message::values(octets, once).len() > 1 {
-            return None;
+    let mut out = format!("From: {FROM}\r\n").into_bytes();
+    let mut seen: Vec<String> = Vec::new();
+    for field in message::fields(octets) {
+        let name = message::field_name(&field);
+        let repeated = ONCE.contains(&name.as_str()) && seen.contains(&name);
+        if is_sound(&field) && !NOT_SUBMITTED.contains(&name.as_str()) && !repeated {
+            out.extend_from_slice(&field);
+            out.extend_from_slice(b"\r\n");
+            seen.push(name);
         }
     }
-    let strange = [
-        "from",
-        "sender",
-        "bcc",
-        "return-path",
-        "dkim-signature",
-        "domainkey-signature",
-        "resent-from",
-        "resent-sender",
-    ];
-    let mut out = format!("From: {FROM}\r\n").into_bytes();
-    out.extend_from_slice(&message::without(octets, &strange));
-    Some(out)
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(message::body(octets));
+    (!seen.is_empty()).then_some(out)
+}
+
+/// Fields that may stand once only (RFC 5322 section 3.6); the collections have messages on purpose that break that.
+const ONCE: [&str; 9] =
+    ["subject", "to", "cc", "date", "message-id", "reply-to", "references", "in-reply-to", "mime-version"];
+/// Fields of others, or of a mailbox.
+const NOT_SUBMITTED: [&str; 8] = [
+    "from",
+    "sender",
+    "bcc",
+    "return-path",
+    "dkim-signature",
+    "domainkey-signature",
+    "resent-from",
+    "resent-sender",
+];
+
+/// A name of printable characters, a colon, and no octet beyond ASCII (RFC 5322 section 2.2).
+fn is_sound(field: &[u8]) -> bool {
+    let colon = field.iter().position(|octet| *octet == b':').unwrap_or(0);
+    colon > 0 && field[..colon].iter().all(|octet| (33..=126).contains(octet)) && field.is_ascii()
 }
 
 /// Numbers that are the same in every run.

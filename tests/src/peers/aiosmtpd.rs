@@ -1,5 +1,6 @@
 //! aiosmtpd, a receiver in Python; the only one of the real servers that shows the octets as they came.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::smtp::Client;
 
 /// A receiver that runs.
 pub struct Aiosmtpd {
+    address: SocketAddr,
     _process: Process,
     folder: PathBuf,
 }
@@ -33,7 +35,12 @@ impl Aiosmtpd {
                 Client::try_connect((address, MX_PORT).into()).and_then(|mut client| client.try_reply());
             greeting.is_ok_and(|reply| reply.code == 220)
         });
-        Self { _process: process, folder }
+        Self { address: (address, MX_PORT).into(), _process: process, folder }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What was received, in order, as it came.

@@ -1,5 +1,6 @@
 //! Exim, Debian's, unpacked by `tests/install`.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ const OWNER: &str = "Debian-exim";
 
 /// An Exim that runs. Every recipient is delivered into one Maildir.
 pub struct Exim {
+    address: SocketAddr,
     process: Process,
     folder: PathBuf,
 }
@@ -90,7 +92,12 @@ folder:
                 Client::try_connect((address, MX_PORT).into()).and_then(|mut client| client.try_reply());
             greeting.is_ok_and(|reply| reply.code == 220)
         });
-        Self { process, folder }
+        Self { address: (address, MX_PORT).into(), process, folder }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What was delivered, in order, without the fields that Exim put on top.

@@ -1,6 +1,6 @@
 //! Postfix.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub struct PostfixSetup {
 
 /// A Postfix that runs. Every recipient of its domain is delivered into one Maildir.
 pub struct Postfix {
+    address: SocketAddr,
     process: Process,
     mail: PathBuf,
     folder: PathBuf,
@@ -41,6 +42,11 @@ impl Postfix {
             key.display()
         );
         PostfixSetup { folder, domain: domain.into(), address, main }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What was delivered, in order, without the fields that Postfix put on top.
@@ -97,12 +103,10 @@ impl PostfixSetup {
         }
         give(&folder.join("data"), "postfix");
         give(&folder.join("mail"), "nobody");
-        std::fs::write(
-            folder.join("etc/main.cf"),
-            main_cf(&folder.display().to_string(), &domain, address) + &main,
-        )
-        .expect("a file can be written");
-        std::fs::write(folder.join("etc/master.cf"), MASTER).expect("a file can be written");
+        std::fs::write(folder.join("etc/main.cf"), main_cf(&folder.display().to_string(), &domain) + &main)
+            .expect("a file can be written");
+        std::fs::write(folder.join("etc/master.cf"), format!("{address}:{MX_PORT}{MASTER}"))
+            .expect("a file can be written");
         let mut command = Command::new("/usr/sbin/postfix");
         command.arg("-c").arg(folder.join("etc")).arg("start-fg");
         let mut process = Process::start("postfix", command, &folder.join("output"));
@@ -111,11 +115,11 @@ impl PostfixSetup {
                 Client::try_connect((address, MX_PORT).into()).and_then(|mut client| client.try_reply());
             greeting.is_ok_and(|reply| reply.code == 220)
         });
-        Postfix { process, mail: folder.join("mail"), folder }
+        Postfix { address: (address, MX_PORT).into(), process, mail: folder.join("mail"), folder }
     }
 }
 
-fn main_cf(folder: &str, domain: &str, address: Ipv4Addr) -> String {
+fn main_cf(folder: &str, domain: &str) -> String {
     let (uid, gid) = super::ids_of("nobody");
     format!(
         "compatibility_level = 3.6
@@ -127,7 +131,8 @@ mail_owner = postfix
 setgid_group = postdrop
 maillog_file_prefixes = {folder}
 maillog_file = {folder}/log
-inet_interfaces = {address}
+# The address itself is in master.cf: here Postfix takes only those that an interface is configured with.
+inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 myhostname = mx.{domain}
 mydestination =
@@ -148,9 +153,8 @@ smtpd_client_connection_count_limit = 0
     )
 }
 
-/// Only what receives and delivers to Maildirs; nothing that could send.
-const MASTER: &str = "
-2500      inet  n - n - - smtpd
+/// Only what receives and delivers to Maildirs; nothing that could send. The listening address stands before it.
+const MASTER: &str = " inet n - n - - smtpd
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
