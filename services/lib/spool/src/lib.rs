@@ -10,9 +10,12 @@
 //! One trait, [`Spool`]; the embedded store implements it on one host. A store never talks SMTP, never decides when to
 //! retry and never composes a report: it keeps what it is told, says it only once it is on disk, and hands it out again.
 
+pub mod conformance;
+pub mod embedded;
+mod record;
 mod store;
 
 pub use store::{
-    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Query, Retry, Selection,
-    SettleError, Spool, StateName, Summary,
+    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Query, Retry,
+    Selection, SettleError, Spool, StateName, Summary,
 };

@@ -1,16 +1,16 @@
 //! Between the nouns of `mail` and the records of `proto`; generated types don't leave this crate.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use mail::{
-    AccountId, BodyKind, Disposition, Message, QueueId, Recipient, RecipientResult, RemoteReply, ReturnContent,
-    TlsRequirement, Timestamp,
+    AccountId, BodyKind, Disposition, Message, QueueId, Recipient, RecipientResult, RemoteReply,
+    ReturnContent, Timestamp, TlsRequirement,
 };
 use proto::spool::v1 as wire;
 use smtp::address::{Address, ReversePath, Utf8};
 use smtp::command::Notify;
 use smtp::reply::{EnhancedCode, Reply};
+
+use crate::NewMessage;
 
 /// A record that was written whole, but not by this program or not for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,15 @@ fn bad(field: &'static str) -> RecordError {
     RecordError { field }
 }
 
-pub(crate) fn message_to_wire(message: &Message) -> wire::Message {
+pub(crate) fn accepted_to_wire(new: &NewMessage) -> wire::Accepted {
+    let group = |recipients| wire::Group { recipients: recipients_to_wire(recipients) };
+    wire::Accepted {
+        message: Some(message_to_wire(&new.message)),
+        jobs: new.jobs.iter().map(|job| group(&job.recipients)).collect(),
+    }
+}
+
+fn message_to_wire(message: &Message) -> wire::Message {
     let ret = match message.ret {
         None => wire::ReturnContent::Unspecified,
         Some(ReturnContent::Full) => wire::ReturnContent::Full,
@@ -98,7 +106,7 @@ pub(crate) fn message_from_wire(record: wire::Message) -> Result<Message, Record
     })
 }
 
-pub(crate) fn queue_id_from_wire(octets: &[u8]) -> Result<QueueId, RecordError> {
+fn queue_id_from_wire(octets: &[u8]) -> Result<QueueId, RecordError> {
     octets.try_into().map(u128::from_be_bytes).map(QueueId::from_bits).map_err(|_| bad("queue_id"))
 }
 
@@ -116,7 +124,7 @@ fn recipient_to_wire(recipient: &Recipient) -> wire::Recipient {
         notify: recipient.notify.map(notify_to_wire),
         orcpt: recipient.orcpt.clone(),
         // Whom it is about is the recipient that holds it.
-        last: recipient.last.as_deref().map(|last| wire::Result { recipient: None, ..outcome_to_wire(last) }),
+        last: recipient.last.as_deref().map(outcome_to_wire).map(Box::new),
     }
 }
 
@@ -133,7 +141,7 @@ fn recipient_from_wire(record: wire::Recipient) -> Result<Recipient, RecordError
     };
     if let Some(last) = record.last {
         let whom = recipient.clone();
-        recipient.last = Some(Box::new(outcome_from_wire(last, whom)?));
+        recipient.last = Some(Box::new(outcome_from_wire(*last, whom)?));
     }
     Ok(recipient)
 }
@@ -162,14 +170,17 @@ pub(crate) fn results_to_wire(results: &[RecipientResult]) -> Vec<wire::Result> 
 
 pub(crate) fn results_from_wire(records: Vec<wire::Result>) -> Result<Vec<RecipientResult>, RecordError> {
     let result = |mut record: wire::Result| {
-        let whom = recipient_from_wire(record.recipient.take().ok_or_else(|| bad("recipient"))?)?;
+        let whom = recipient_from_wire(*record.recipient.take().ok_or_else(|| bad("recipient"))?)?;
         outcome_from_wire(record, whom)
     };
     records.into_iter().map(result).collect()
 }
 
 fn result_to_wire(result: &RecipientResult) -> wire::Result {
-    wire::Result { recipient: Some(recipient_to_wire(&result.recipient)), ..outcome_to_wire(result) }
+    wire::Result {
+        recipient: Some(Box::new(recipient_to_wire(&result.recipient))),
+        ..outcome_to_wire(result)
+    }
 }
 
 fn outcome_to_wire(result: &RecipientResult) -> wire::Result {
@@ -230,8 +241,4 @@ fn remote_from_wire(record: wire::Remote) -> Result<RemoteReply, RecordError> {
         None => Reply::bare(code, record.text),
     };
     Ok(RemoteReply { host: record.host, reply })
-}
-
-pub(crate) fn signature_from_wire(signature: Option<String>) -> Option<Arc<str>> {
-    signature.map(Arc::from)
 }

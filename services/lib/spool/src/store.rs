@@ -64,6 +64,9 @@ pub enum SettleError {
         /// Why.
         cause: String,
     },
+    /// The store is closed; the job is ready again when it is opened.
+    #[error("the queue is closed")]
+    Closed,
 }
 
 /// Why a message's content could not be read.
@@ -114,8 +117,8 @@ pub trait Spool: Send + Sync + 'static {
     /// Whether a message of this many octets would be taken now; ingress asks before it reads one.
     fn room_for(&self, octets: u64) -> Result<(), AcceptError>;
 
-    /// Waits until there is a job and gives 1 to `max` of them: due ones before fresh ones, fair between lanes, and
-    /// between the accounts of a lane. Cancelling the wait loses no job.
+    /// Waits until there is a job and gives 1 to `max` of them: fair between lanes, then between the accounts of a lane,
+    /// and of an account due ones before fresh ones. Cancelling the wait loses no job.
     fn lease(&self, max: usize) -> impl Future<Output = Vec<Self::Lease>> + Send;
 
     /// Entries in order of job id, from `query.after` on.
@@ -129,7 +132,11 @@ pub trait Spool: Send + Sync + 'static {
 
     /// Holds what is ready or waiting until it is released; what is leased is held when its lease is settled by a retry
     /// or lapses. Says how many.
-    fn hold(&self, which: Selection, reason: String) -> impl Future<Output = Result<usize, SettleError>> + Send;
+    fn hold(
+        &self,
+        which: Selection,
+        reason: String,
+    ) -> impl Future<Output = Result<usize, SettleError>> + Send;
 
     /// Removes jobs without a report; leased ones too (their settlement is then `LeaseLost`). Says which.
     fn remove(&self, which: Selection) -> impl Future<Output = Result<Vec<JobId>, SettleError>> + Send;
@@ -141,7 +148,7 @@ pub trait Spool: Send + Sync + 'static {
 /// A leased job. Dropped unsettled it is ready again at once.
 ///
 /// Each change is durable when it answers `Ok`.
-pub trait Lease: Send + 'static {
+pub trait Lease: Send + Sync + 'static {
     /// The job.
     fn job(&self) -> &Job;
 
@@ -151,7 +158,8 @@ pub trait Lease: Send + 'static {
     /// Proves that the lease is still ours and prolongs it; to be called at least every 20 s while a conversation lives.
     fn touch(&self) -> impl Future<Output = Result<(), SettleError>> + Send;
 
-    /// Records what one transaction settled before the next begins: only `remaining` are left, `results` get a report.
+    /// Records what one transaction settled before the next begins: only `remaining` (not none: that is [`Lease::done`])
+    /// are left, `results` get a report.
     fn narrow(
         &mut self,
         remaining: Vec<Recipient>,
