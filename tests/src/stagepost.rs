@@ -2,9 +2,9 @@
 //!
 //! [`Setup`] collects settings and starts `stagepost run` on them; the running [`Stagepost`] can be asked by its own commands,
 //! killed, restarted on the same state and stopped. Unless told otherwise it listens on an address of its own with a
-//! certificate for `stagepost.test`, asks the lab's DNS server, may deliver to loopback, retries after a second, and has an
-//! account `shop` without limit, with the domain `sender.test` (its DKIM records are published) and the credential
-//! [`USER`], [`PASSWORD`].
+//! certificate for `stagepost.test` and that address, asks the lab's DNS server, may deliver to loopback, retries after a
+//! second, and has an account `shop` without limit, with the domain `sender.test` (its DKIM records are published) and the
+//! credential [`USER`], [`PASSWORD`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -60,8 +60,10 @@ impl<'lab> Setup<'lab> {
     pub fn new(lab: &'lab Lab) -> Self {
         let address = address::fresh();
         let state = lab.folder().join(format!("state-{address}"));
-        let (certificate, key) =
-            lab.authority.issue(&[HOST]).write(lab.folder(), &format!("stagepost-{address}"));
+        let (certificate, key) = lab
+            .authority
+            .issue(&[HOST, &address.to_string()])
+            .write(lab.folder(), &format!("stagepost-{address}"));
         let setup =
             Self { lab, address, state, settings: BTreeMap::new(), environment: Vec::new(), account: true };
         let text = |path: &Path| path.to_str().expect("our paths are text").to_owned();

@@ -10,7 +10,7 @@ const transport = nodemailer.createTransport({
   port: job.port,
   secure: job.security === "implicit",
   requireTLS: job.security === "starttls",
-  tls: { ca: fs.readFileSync(job.ca), servername: job.host },
+  tls: { ca: fs.readFileSync(job.ca) },
   auth: { user: job.user, pass: job.password },
 });
 const attachments = job.attachment
