@@ -61,6 +61,8 @@ tls_certificate = {certificate}
 tls_privatekey = {key}
 smtputf8_advertise_hosts = *
 message_size_limit = 60M
+# Every message is delivered at once, however many came before it on the connection.
+smtp_accept_queue_per_connection = 0
 acl_smtp_rcpt = take
 acl_smtp_data = take
 begin acl
