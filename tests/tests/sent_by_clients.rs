@@ -112,7 +112,8 @@ fn exercise(client: &dyn Fn(&Job<'_>) -> Output) {
         assert_eq!(received.recipients(), ["user@d1.test"]);
         let message = read(&received.octets);
         assert_eq!(message["subject"], SUBJECT);
-        assert_eq!(message["text"].as_str().unwrap().trim_end(), TEXT.trim_end());
+        let text = message["text"].as_str().unwrap().replace("\r\n", "\n");
+        assert_eq!(text.trim_end(), TEXT.trim_end());
         assert_eq!(message["attachments"], json!({ FILE: base64(&Job::attachment()) }));
     }
 
