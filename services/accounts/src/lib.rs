@@ -1,1 +1,149 @@
-//! 
+//! Accounts: who may send, from which domains, how much, and with which keys it is signed.
+//!
+//! ```text
+//!  ingress  --Directory-----> login (secrets, passwords) --.
+//!  delivery --Signing-------> keys, unsealed --------------+--> book: everything in memory
+//!  commands --Administration-> office: checks, changes ----'     ^
+//!                                  '--compare and set--> store --' (one file on disk)
+//! ```
+//!
+//! Everything is kept under a key in a small key-value [`store::Store`] and mirrored in memory, so that a question never waits
+//! for a disk. A change compares what it was decided on with what is stored, and fails when somebody was quicker.
+//! Secrets that we make carry 160 bits and are kept as SHA-256, chosen passwords as argon2id, signing keys sealed with
+//! AES-256-GCM. Counting what an account sends is not done here: that is `limits`.
+
+mod book;
+mod login;
+mod model;
+mod office;
+mod records;
+mod rpc;
+mod seal;
+mod secret;
+pub mod store;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use smtp::address::Domain as Name;
+use tonic::service::Routes;
+
+pub use office::ChangeError;
+pub use seal::SealError;
+
+use crate::book::Book;
+use crate::login::Login;
+use crate::office::Office;
+use crate::seal::Seal;
+use crate::store::StoreError;
+
+/// The flags of accounts.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Accounts")]
+pub struct Config {
+    /// File with the key that seals signing keys at rest; made when it isn't there. By default `sealing.key` beside the accounts.
+    #[arg(long, value_name = "FILE")]
+    pub accounts_sealing_key: Option<PathBuf>,
+    /// What the suggested SPF record permits to send, such as `include:_spf.example.net`; by default this host's addresses.
+    #[arg(long, value_name = "MECHANISMS")]
+    pub accounts_spf: Option<String>,
+}
+
+/// The configuration as accounts wants it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The sealing key's file; none for the default.
+    pub sealing_key: Option<PathBuf>,
+    /// Mechanisms of the suggested SPF record.
+    pub spf: String,
+}
+
+impl Config {
+    /// The settings, on a host of this name.
+    pub fn settings(&self, host_name: &Name) -> Settings {
+        let Self { accounts_sealing_key, accounts_spf } = self;
+        let spf = accounts_spf.clone().unwrap_or_else(|| format!("a:{host_name}"));
+        Settings { sealing_key: accounts_sealing_key.clone(), spf }
+    }
+}
+
+/// Accounts can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder can't be made.
+    #[error("can't make the folder {path} for accounts: {source}")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sealing key can't be used, or isn't the one that sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// An entry can't be understood.
+    #[error("entry {key} of {path} can't be read: {cause}; restore the file from a backup")]
+    Entry {
+        /// The store's file.
+        path: PathBuf,
+        /// Which entry.
+        key: String,
+        /// Why.
+        cause: String,
+    },
+    /// The system has no entropy or memory for the cost of passwords.
+    #[error("can't prepare password hashing: {0}")]
+    Passwords(String),
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Accounts {
+    office: Arc<Office>,
+    login: Arc<Login>,
+}
+
+impl Accounts {
+    /// Opens the accounts in a folder, which is made when it isn't there. Blocks: for a thread that may.
+    ///
+    /// # Errors
+    /// When the folder, the store or the sealing key can't be used; each names the path.
+    pub fn open(folder: &Path, settings: Settings) -> Result<Self, OpenError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|source| OpenError::Folder { path: folder.into(), source })?;
+        let path = folder.join("accounts.redb");
+        let store = store::Embedded::open(&path)?;
+        let key_path = settings.sealing_key.unwrap_or_else(|| folder.join("sealing.key"));
+        let seal = Seal::load_or_make(&key_path)?;
+        let book = Book::load(&store, &seal, &path)?;
+        let office = Arc::new(Office::new(book, Arc::new(store), seal, settings.spf));
+        let login = Arc::new(Login::new(Arc::clone(&office)).map_err(OpenError::Passwords)?);
+        Ok(Self { office, login })
+    }
+
+    /// The gRPC services Directory, Signing and Administration.
+    pub fn routes(&self) -> Routes {
+        rpc::routes(&self.office, &self.login)
+    }
+
+    /// Makes an account without limit, a credential with a chosen password and a sending domain, as far as they aren't there.
+    ///
+    /// # Errors
+    /// When the store fails, or a name is taken by somebody else.
+    pub async fn ensure_demo(
+        &self,
+        account: &str,
+        user: &str,
+        password: &str,
+        domain: &str,
+    ) -> Result<(), ChangeError> {
+        self.office.ensure_demo(account, user, password, domain).await
+    }
+}

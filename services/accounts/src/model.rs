@@ -1,0 +1,139 @@
+//! What is kept. Fields that a reader doesn't know are skipped, those that it misses have defaults.
+
+use dkim::Algorithm;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Owner {
+    CommandLine,
+    Operator,
+}
+
+impl Owner {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::CommandLine => "the command line",
+            Self::Operator => "the operator",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Plan {
+    /// 100 recipients a UTC day.
+    Free,
+    Unlimited,
+}
+
+impl Plan {
+    pub(crate) const ALL: [Self; 2] = [Self::Free, Self::Unlimited];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Unlimited => "unlimited",
+        }
+    }
+
+    pub(crate) fn recipients_per_day(self) -> Option<u64> {
+        match self {
+            Self::Free => Some(100),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) plan: Plan,
+    #[serde(default)]
+    pub(crate) recipients_per_day: Option<u64>,
+    /// Why, when it is suspended.
+    #[serde(default)]
+    pub(crate) suspended: Option<String>,
+    pub(crate) managed_by: Owner,
+    pub(crate) revision: u64,
+    pub(crate) created_at_ms: u64,
+}
+
+impl Account {
+    pub(crate) fn quota(&self) -> Option<u64> {
+        self.recipients_per_day.or_else(|| self.plan.recipients_per_day())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Credential {
+    pub(crate) id: String,
+    pub(crate) account_id: String,
+    pub(crate) username: String,
+    pub(crate) description: String,
+    pub(crate) proof: Proof,
+    pub(crate) managed_by: Owner,
+    pub(crate) revision: u64,
+    pub(crate) created_at_ms: u64,
+}
+
+/// What a password is compared with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Proof {
+    /// SHA-256 of a secret that we made, in hexadecimal.
+    Secret(String),
+    /// argon2id of a chosen password, as a PHC string.
+    Password(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Domain {
+    pub(crate) id: String,
+    pub(crate) account_id: String,
+    /// A-label, lower case.
+    pub(crate) name: String,
+    pub(crate) subdomains: bool,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) managed_by: Owner,
+    pub(crate) revision: u64,
+    pub(crate) created_at_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) selector: String,
+    pub(crate) algorithm: KeyAlgorithm,
+    pub(crate) state: KeyState,
+    /// PKCS#8, sealed, in hexadecimal.
+    pub(crate) sealed: String,
+    /// The value of its DNS record.
+    pub(crate) record: String,
+    pub(crate) created_at_ms: u64,
+    pub(crate) state_since_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KeyAlgorithm {
+    Rsa,
+    Ed25519,
+}
+
+impl From<KeyAlgorithm> for Algorithm {
+    fn from(algorithm: KeyAlgorithm) -> Self {
+        match algorithm {
+            KeyAlgorithm::Rsa => Self::RsaSha256,
+            KeyAlgorithm::Ed25519 => Self::Ed25519Sha256,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KeyState {
+    Published,
+    Active,
+    Retired,
+}

@@ -1,0 +1,83 @@
+//! The gRPC services; generated types end here.
+
+mod administration;
+mod directory;
+mod signing;
+
+use std::sync::Arc;
+
+use proto::accounts::v1 as wire;
+use proto::accounts::v1::administration_server::AdministrationServer;
+use proto::accounts::v1::directory_server::DirectoryServer;
+use proto::accounts::v1::signing_server::SigningServer;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::login::Login;
+use crate::model::{KeyAlgorithm, Owner, Plan};
+use crate::office::{ChangeError, Office};
+
+pub(crate) fn routes(office: &Arc<Office>, login: &Arc<Login>) -> Routes {
+    let directory = directory::Directory { office: Arc::clone(office), login: Arc::clone(login) };
+    Routes::new(DirectoryServer::new(directory))
+        .add_service(SigningServer::new(signing::Signing { office: Arc::clone(office) }))
+        .add_service(AdministrationServer::new(administration::Administration { office: Arc::clone(office) }))
+}
+
+impl From<ChangeError> for Status {
+    fn from(error: ChangeError) -> Self {
+        let text = error.to_string();
+        match error {
+            ChangeError::Invalid(_) => Self::invalid_argument(text),
+            ChangeError::NotFound(_) => Self::not_found(text),
+            ChangeError::Exists(_) => Self::already_exists(text),
+            ChangeError::NotOwner(_) => Self::failed_precondition(text),
+            ChangeError::Conflict(_) => Self::aborted(text),
+            ChangeError::Failed(_) => Self::internal(text),
+        }
+    }
+}
+
+/// Whoever doesn't say who manages a thing is taken for the command line.
+fn owner(managed_by: i32) -> Result<Owner, Status> {
+    match wire::ManagedBy::try_from(managed_by) {
+        Ok(wire::ManagedBy::Unspecified | wire::ManagedBy::CommandLine) => Ok(Owner::CommandLine),
+        Ok(wire::ManagedBy::Operator) => Ok(Owner::Operator),
+        Err(_) => Err(Status::invalid_argument(format!("managed_by {managed_by} is unknown"))),
+    }
+}
+
+fn plan(name: &str) -> Result<Plan, Status> {
+    Plan::ALL.into_iter().find(|plan| plan.as_str() == name).ok_or_else(|| {
+        let known: Vec<&str> = Plan::ALL.iter().map(|plan| plan.as_str()).collect();
+        Status::invalid_argument(format!("there is no plan {name:?}; plans are {}", known.join(", ")))
+    })
+}
+
+fn algorithm(number: i32) -> Result<KeyAlgorithm, Status> {
+    match wire::Algorithm::try_from(number) {
+        Ok(wire::Algorithm::RsaSha256) => Ok(KeyAlgorithm::Rsa),
+        Ok(wire::Algorithm::Ed25519Sha256) => Ok(KeyAlgorithm::Ed25519),
+        Ok(wire::Algorithm::Unspecified) | Err(_) => {
+            Err(Status::invalid_argument(format!("key algorithm {number} is unknown")))
+        }
+    }
+}
+
+fn wire_algorithm(algorithm: KeyAlgorithm) -> i32 {
+    match algorithm {
+        KeyAlgorithm::Rsa => wire::Algorithm::RsaSha256.into(),
+        KeyAlgorithm::Ed25519 => wire::Algorithm::Ed25519Sha256.into(),
+    }
+}
+
+fn wire_owner(owner: Owner) -> i32 {
+    match owner {
+        Owner::CommandLine => wire::ManagedBy::CommandLine.into(),
+        Owner::Operator => wire::ManagedBy::Operator.into(),
+    }
+}
+
+fn wire_time(millis: u64) -> i64 {
+    i64::try_from(millis).unwrap_or(i64::MAX)
+}
