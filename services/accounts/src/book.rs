@@ -16,10 +16,11 @@ use crate::store::{Change, Store};
 pub(crate) trait Kept: Serialize + DeserializeOwned + Clone {
     const PREFIX: &'static str;
 
-    fn name(&self) -> &str;
+    /// What tells it from others of its kind.
+    fn identity(&self) -> &str;
 
     fn key(&self) -> String {
-        format!("{}/{}", Self::PREFIX, self.name())
+        format!("{}/{}", Self::PREFIX, self.identity())
     }
 
     fn octets(&self) -> Vec<u8> {
@@ -37,7 +38,7 @@ pub(crate) trait Kept: Serialize + DeserializeOwned + Clone {
 impl Kept for Account {
     const PREFIX: &'static str = "account";
 
-    fn name(&self) -> &str {
+    fn identity(&self) -> &str {
         &self.id
     }
 }
@@ -45,7 +46,7 @@ impl Kept for Account {
 impl Kept for Credential {
     const PREFIX: &'static str = "credential";
 
-    fn name(&self) -> &str {
+    fn identity(&self) -> &str {
         &self.id
     }
 }
@@ -53,7 +54,7 @@ impl Kept for Credential {
 impl Kept for Domain {
     const PREFIX: &'static str = "domain";
 
-    fn name(&self) -> &str {
+    fn identity(&self) -> &str {
         &self.name
     }
 }

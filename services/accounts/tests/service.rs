@@ -1,4 +1,5 @@
 //! The gRPC services over a real socket, as ingress, delivery and the commands use them.
+#![allow(clippy::unwrap_used, reason = "a test fails where something is missing")]
 
 use std::path::Path;
 
