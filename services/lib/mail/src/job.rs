@@ -51,7 +51,7 @@ pub enum ReturnContent {
 }
 
 /// What a message demands of the connection that carries it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsRequirement {
     /// TLS where it is offered, else in the clear (RFC 7435).
     #[default]
