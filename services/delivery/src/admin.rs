@@ -1,0 +1,193 @@
+//! The queue for administrators: gRPC `stagepost.admin.v1.Queue` over a [`Spool`].
+
+use std::sync::Arc;
+
+use mail::{AccountId, JobId, JobKind, QueueId, Recipient, Timestamp};
+use proto::admin::v1 as admin;
+use proto::admin::v1::queue_server::{Queue, QueueServer};
+use smtp::address::Host;
+use spool::{ContentError, Entry, EntryState, Query, Selection, SettleError, Spool, StateName};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+const LISTED_DEFAULT: usize = 100;
+const LISTED_MAX: usize = 1000;
+
+/// The service, to be served with others.
+pub fn queue_routes<S: Spool>(spool: Arc<S>) -> Routes {
+    Routes::new(QueueServer::new(Administration { spool }))
+}
+
+struct Administration<S> {
+    spool: Arc<S>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl<S: Spool> Queue for Administration<S> {
+    async fn list(&self, request: Request<admin::ListRequest>) -> Answer<admin::ListResponse> {
+        let entries =
+            self.spool.look(query(&request.into_inner())?).await.map_err(|error| unreadable(&error))?;
+        Ok(Response::new(admin::ListResponse { jobs: entries.iter().map(queued_job).collect() }))
+    }
+
+    async fn summary(&self, request: Request<admin::SummaryRequest>) -> Answer<admin::SummaryResponse> {
+        let hosts_max = request.into_inner().hosts_max as usize;
+        let summary = self.spool.summary(hosts_max.min(LISTED_MAX)).await;
+        let hosts = summary.hosts.into_iter().map(|(host, jobs)| admin::HostCount { host, jobs });
+        Ok(Response::new(admin::SummaryResponse {
+            ready: summary.ready,
+            leased: summary.leased,
+            waiting: summary.waiting,
+            held: summary.held,
+            disk_octets: summary.disk_octets,
+            hosts: hosts.collect(),
+            damage: summary.damage,
+        }))
+    }
+
+    async fn show(&self, request: Request<admin::ShowRequest>) -> Answer<admin::ShowResponse> {
+        let admin::ShowRequest { queue_id, header } = request.into_inner();
+        if header {
+            return Err(Status::unimplemented("the header of queued mail can't be shown"));
+        }
+        let queue_id: QueueId = queue_id.parse().map_err(invalid)?;
+        let query = Query { queue_id: Some(queue_id), ..Query::default() };
+        let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
+        if entries.is_empty() {
+            return Err(nothing());
+        }
+        let jobs = entries.iter().map(queued_job).collect();
+        Ok(Response::new(admin::ShowResponse { jobs, header: bytes::Bytes::new() }))
+    }
+
+    async fn retry(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
+        changed(self.spool.release(selection(&request.into_inner().id)?).await)
+    }
+
+    async fn hold(&self, request: Request<admin::HoldRequest>) -> Answer<admin::ChangeResponse> {
+        let admin::HoldRequest { id, reason } = request.into_inner();
+        let reason = if reason.is_empty() { "held by an administrator".to_owned() } else { reason };
+        changed(self.spool.hold(selection(&id)?, reason).await)
+    }
+
+    async fn remove(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
+        let removed = self.spool.remove(selection(&request.into_inner().id)?).await;
+        changed(removed.map(|jobs| jobs.len()))
+    }
+}
+
+fn query(request: &admin::ListRequest) -> Result<Query, Status> {
+    let admin::ListRequest { account_id, host, state, after, limit } = request;
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let account = given(account_id).map(|id| AccountId::new(&id).ok_or_else(|| invalid("not an account id")));
+    let host = given(host).map(|host| Host::parse(&host).map_err(invalid));
+    let state = given(state).map(|name| state_of(&name));
+    let after = given(after).map(|id| id.parse::<JobId>().map_err(invalid));
+    Ok(Query {
+        queue_id: None,
+        account: account.transpose()?,
+        host: host.transpose()?,
+        state: state.transpose()?,
+        after: after.transpose()?,
+        limit: match *limit as usize {
+            0 => LISTED_DEFAULT,
+            limit => limit.min(LISTED_MAX),
+        },
+    })
+}
+
+fn state_of(name: &str) -> Result<StateName, Status> {
+    match name {
+        "ready" => Ok(StateName::Ready),
+        "leased" => Ok(StateName::Leased),
+        "waiting" => Ok(StateName::Waiting),
+        "held" => Ok(StateName::Held),
+        _ => Err(invalid(format!("{name:?} is no state: expected ready, leased, waiting or held"))),
+    }
+}
+
+fn selection(id: &str) -> Result<Selection, Status> {
+    if id.contains('.') {
+        return id.parse().map(Selection::Job).map_err(invalid);
+    }
+    id.parse().map(Selection::Message).map_err(invalid)
+}
+
+fn changed(jobs: Result<usize, SettleError>) -> Answer<admin::ChangeResponse> {
+    match jobs {
+        Ok(0) => Err(nothing()),
+        Ok(jobs) => {
+            Ok(Response::new(admin::ChangeResponse { jobs: u32::try_from(jobs).unwrap_or(u32::MAX) }))
+        }
+        Err(error) => Err(Status::unavailable(error.to_string())),
+    }
+}
+
+fn queued_job(entry: &Entry) -> admin::QueuedJob {
+    let job = &entry.job;
+    let message = &job.message;
+    let (kind, recipients) = match &job.kind {
+        JobKind::Delivery { recipients } => ("delivery", recipients.iter().map(queued_recipient).collect()),
+        JobKind::Report { results } => {
+            ("report", results.iter().map(|result| queued_recipient(&result.recipient)).collect())
+        }
+    };
+    let (state, due_at) = match &entry.state {
+        EntryState::Ready => ("ready", None),
+        EntryState::Leased => ("leased", None),
+        EntryState::Waiting { until } => ("waiting", Some(*until)),
+        EntryState::Held => ("held", None),
+    };
+    admin::QueuedJob {
+        job_id: job.id.to_string(),
+        queue_id: message.queue_id.to_string(),
+        account_id: message.account.to_string(),
+        reverse_path: message.reverse_path.to_string(),
+        recipients,
+        octets: message.octets,
+        state: state.to_owned(),
+        reason: job.deferred.clone().unwrap_or_default(),
+        due_at_ms: due_at.map_or(0, millis),
+        attempts: job.attempts,
+        accepted_at_ms: millis(message.accepted_at),
+        expires_at_ms: millis(message.expires_at),
+        kind: kind.to_owned(),
+        message_id: message.message_id.clone(),
+    }
+}
+
+fn queued_recipient(recipient: &Recipient) -> admin::QueuedRecipient {
+    let address = recipient.address.to_string();
+    let Some(last) = &recipient.last else {
+        return admin::QueuedRecipient { address, ..admin::QueuedRecipient::default() };
+    };
+    let remote = last.remote.as_ref();
+    admin::QueuedRecipient {
+        address,
+        last_status: last.status.to_string(),
+        last_reply: remote.map_or_else(|| last.reason.clone(), |remote| remote.reply.to_string()),
+        last_host: remote.and_then(|remote| remote.host.clone()).unwrap_or_default(),
+        last_at_ms: millis(last.at),
+    }
+}
+
+fn millis(at: Timestamp) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+fn invalid(error: impl ToString) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn nothing() -> Status {
+    Status::not_found("nothing of it is queued")
+}
+
+fn unreadable(error: &ContentError) -> Status {
+    match error {
+        ContentError::Damaged { .. } => Status::data_loss(error.to_string()),
+        ContentError::Unavailable { .. } => Status::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,86 @@
+//! What all parts of delivery share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use limits::{Limits, SiteLimits};
+use mail::{RetrySchedule, Timestamp};
+use smtp::address::{Domain, Host};
+use spool::Spool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::approach::Means;
+use crate::config::{Reuse, Sign, Timeouts};
+use crate::isolation::Failures;
+use crate::observer::Observer;
+use crate::pool::Pools;
+use crate::route::Router;
+use crate::sandbox::Sandbox;
+use crate::sign::Signatures;
+use crate::suspension::Suspensions;
+use crate::tls::ClientTls;
+
+pub(crate) struct Context<S: Spool, L: Limits> {
+    pub(crate) spool: Arc<S>,
+    pub(crate) limits: Arc<L>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) host_name: Domain,
+    /// The same, as EHLO wants it.
+    pub(crate) name: Host,
+    pub(crate) schedule: RetrySchedule,
+    /// Where mail goes instead of to its recipients.
+    pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) sign: Sign,
+    pub(crate) router: Router,
+    pub(crate) tls: ClientTls,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) reuse: Reuse,
+    pub(crate) site_limits: HashMap<String, SiteLimits>,
+    pub(crate) signatures: Signatures,
+    pub(crate) failures: Failures,
+    pub(crate) pools: Pools<S::Lease>,
+    pub(crate) suspensions: Suspensions,
+    /// Whole messages that may be in memory at a time, to be converted or given back.
+    pub(crate) whole_messages: Semaphore,
+    pub(crate) tasks: TaskTracker,
+    /// No new transaction begins.
+    pub(crate) stopping: CancellationToken,
+    /// Everything ends where it stands.
+    pub(crate) aborting: CancellationToken,
+}
+
+impl<S: Spool, L: Limits> Context<S, L> {
+    /// Runs `work` beside everything else, until it ends or all is aborted.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let aborting = self.aborting.clone();
+        self.tasks.spawn(async move {
+            aborting.run_until_cancelled(work).await;
+        });
+    }
+
+    pub(crate) fn means(&self) -> Means<'_> {
+        Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name }
+    }
+
+    /// What holds towards a site.
+    pub(crate) fn limits_of(&self, site: &str) -> SiteLimits {
+        let default = self.reuse.connections_max;
+        match self.site_limits.get(site) {
+            Some(set) if set.connections > 0 => *set,
+            Some(set) => SiteLimits { connections: default, ..*set },
+            None => SiteLimits { messages_per_sec: 0.0, burst: 1, connections: default },
+        }
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp(runtime::clock::now_millis())
+}
+
+/// `wait` after now.
+pub(crate) fn in_time(wait: Duration) -> Timestamp {
+    now().plus_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,275 @@
+//! Jobs that wait for a connection to their destination, and how many connections there are.
+//!
+//! ```text
+//! submit --idle connection or room in the queue--> queue --next--> connection
+//!        --more connections are worth it---------> a new connection, with the longest waiting job in its hands
+//!        --neither-------------------------------> back to the spool, at the pace that the destination takes
+//! ```
+//!
+//! Jobs that need different levels of TLS never share a connection: each level has a pool of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mail::TlsRequirement;
+use tokio::sync::Notify;
+
+use crate::cache::lock;
+use crate::route::Route;
+use crate::work::Work;
+
+/// No job waits longer for a connection.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// A job that has waited this long is worth one more connection.
+const WORTH_A_CONNECTION: Duration = Duration::from_millis(200);
+/// So many connections are opened without asking whether they are worth it.
+const OPENED_AT_ONCE: u32 = 2;
+/// No job is told to come back later than this for want of a connection.
+const PACE_MAX: Duration = Duration::from_secs(1800);
+const SHARDS: usize = 16;
+
+/// A job that is ready for its transaction.
+pub(crate) struct Parcel<L> {
+    pub(crate) work: Work<L>,
+    pub(crate) route: Arc<Route>,
+    pub(crate) requirement: TlsRequirement,
+    pub(crate) signature: Option<Arc<str>>,
+    /// When it began to wait for a connection.
+    pub(crate) since: Instant,
+}
+
+/// Which connections may be shared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    destination: Arc<str>,
+    requirement: TlsRequirement,
+}
+
+/// What becomes of a submitted job.
+pub(crate) enum Submitted<L> {
+    /// It waits.
+    Queued,
+    /// A new connection is to be opened, with this job first.
+    Open(Place<L>, Parcel<L>),
+    /// It can't wait here; it is to come back after this time.
+    Later(Duration, Parcel<L>),
+}
+
+pub(crate) struct Pools<L> {
+    shards: [Mutex<HashMap<Key, Arc<Pool<L>>>>; SHARDS],
+    hasher: RandomState,
+    queue_max: usize,
+}
+
+pub(crate) struct Pool<L> {
+    connections_max: u32,
+    state: Mutex<State<L>>,
+    /// Rung for idle connections when there is a job.
+    arrived: Notify,
+}
+
+struct State<L> {
+    queue: VecDeque<Parcel<L>>,
+    open: u32,
+    idle: u32,
+    pace: Pace,
+}
+
+impl<L> Pools<L> {
+    pub(crate) fn new(queue_max: usize) -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new(), queue_max }
+    }
+
+    /// Takes a job in, if it can; `connections_max` holds for the destination.
+    pub(crate) fn submit(&self, mut parcel: Parcel<L>, connections_max: u32) -> Submitted<L> {
+        let pool = self.pool(&parcel, connections_max);
+        parcel.since = Instant::now();
+        let mut state = lock(&pool.state);
+        if state.idle as usize > state.queue.len() {
+            state.queue.push_back(parcel);
+            drop(state);
+            pool.arrived.notify_one();
+            return Submitted::Queued;
+        }
+        if state.wants_connection(pool.connections_max) {
+            state.open += 1;
+            state.queue.push_back(parcel);
+            if let Some(first) = state.queue.pop_front() {
+                drop(state);
+                return Submitted::Open(Place { pool, left: false }, first);
+            }
+        } else if state.queue.len() < self.queue_max {
+            state.queue.push_back(parcel);
+        } else {
+            return Submitted::Later(state.pace.later(), parcel);
+        }
+        Submitted::Queued
+    }
+
+    /// Looks at all that wait: who waited too long comes back out, and where more connections are worth it one is to be
+    /// opened. Pools that nobody uses are forgotten.
+    pub(crate) fn sweep(&self) -> Vec<Submitted<L>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            lock(shard).retain(|_, pool| {
+                let mut state = lock(&pool.state);
+                while let Some(first) = state.queue.pop_front_if(|first| first.since.elapsed() >= PATIENCE) {
+                    let later = state.pace.later();
+                    found.push(Submitted::Later(later, first));
+                }
+                if !state.queue.is_empty()
+                    && state.idle == 0
+                    && state.wants_connection(pool.connections_max)
+                    && let Some(first) = state.queue.pop_front()
+                {
+                    state.open += 1;
+                    found.push(Submitted::Open(Place { pool: Arc::clone(pool), left: false }, first));
+                }
+                state.open > 0
+                    || !state.queue.is_empty()
+                    || Arc::strong_count(pool) > 1
+                    || state.pace.is_ahead()
+            });
+        }
+        found
+    }
+
+    fn pool(&self, parcel: &Parcel<L>, connections_max: u32) -> Arc<Pool<L>> {
+        let key = Key { destination: Arc::clone(&parcel.route.destination), requirement: parcel.requirement };
+        let shard = self.hasher.hash_one(&key) as usize % SHARDS;
+        let mut pools = lock(&self.shards[shard]);
+        let pool = pools.entry(key).or_insert_with(|| {
+            let state = State { queue: VecDeque::new(), open: 0, idle: 0, pace: Pace::new(Instant::now()) };
+            Arc::new(Pool { connections_max, state: Mutex::new(state), arrived: Notify::new() })
+        });
+        Arc::clone(pool)
+    }
+}
+
+impl<L> State<L> {
+    /// One more connection helps when none or few are open, or when jobs wait although all are busy.
+    fn wants_connection(&self, connections_max: u32) -> bool {
+        let waited = || self.queue.front().is_some_and(|first| first.since.elapsed() >= WORTH_A_CONNECTION);
+        self.open < connections_max
+            && (self.open < OPENED_AT_ONCE || self.queue.len() >= self.open as usize || waited())
+    }
+}
+
+/// A connection's place among those of its pool.
+pub(crate) struct Place<L> {
+    pool: Arc<Pool<L>>,
+    left: bool,
+}
+
+impl<L> Place<L> {
+    /// The job that waited longest, for a connection that is ready for it.
+    pub(crate) fn next(&self) -> Option<Parcel<L>> {
+        let mut state = lock(&self.pool.state);
+        let next = state.queue.pop_front();
+        if next.is_some() {
+            state.pace.served();
+        }
+        next
+    }
+
+    /// Waits for a job as long as `idle`.
+    pub(crate) async fn wait(&self, idle: Duration) -> Option<Parcel<L>> {
+        let _idle = Idle::new(&self.pool);
+        let until = tokio::time::sleep(idle);
+        tokio::pin!(until);
+        loop {
+            let mut arrived = std::pin::pin!(self.pool.arrived.notified());
+            arrived.as_mut().enable();
+            if let Some(next) = self.next() {
+                return Some(next);
+            }
+            tokio::select! {
+                () = arrived => {}
+                () = &mut until => return self.next(),
+            }
+        }
+    }
+
+    /// Gives the place up, unless it is the last one and jobs still wait: then it goes on with the first of them.
+    pub(crate) fn next_or_leave(&mut self) -> Option<Parcel<L>> {
+        let mut state = lock(&self.pool.state);
+        if state.open == 1
+            && let Some(first) = state.queue.pop_front()
+        {
+            return Some(first);
+        }
+        state.open -= 1;
+        self.left = true;
+        None
+    }
+}
+
+impl<L> Drop for Place<L> {
+    fn drop(&mut self) {
+        if !self.left {
+            lock(&self.pool.state).open -= 1;
+        }
+    }
+}
+
+/// Counts a waiting connection while it waits.
+struct Idle<'a, L>(&'a Pool<L>);
+
+impl<'a, L> Idle<'a, L> {
+    fn new(pool: &'a Pool<L>) -> Self {
+        lock(&pool.state).idle += 1;
+        Self(pool)
+    }
+}
+
+impl<L> Drop for Idle<'_, L> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.idle -= 1;
+        // A notice that this connection took and can't follow is passed on.
+        if state.idle > 0 && !state.queue.is_empty() {
+            self.0.arrived.notify_one();
+        }
+    }
+}
+
+/// When those come back who found no room: one after another, as fast as the destination took jobs lately.
+struct Pace {
+    since: Instant,
+    taken: u32,
+    per_sec: f64,
+    horizon: Instant,
+}
+
+impl Pace {
+    const WINDOW: Duration = Duration::from_secs(5);
+    const PER_SEC_MIN: f64 = 0.1;
+
+    fn new(now: Instant) -> Self {
+        Self { since: now, taken: 0, per_sec: Self::PER_SEC_MIN, horizon: now }
+    }
+
+    fn served(&mut self) {
+        self.taken += 1;
+        let window = self.since.elapsed();
+        if window >= Self::WINDOW {
+            self.per_sec = (f64::from(self.taken) / window.as_secs_f64()).max(Self::PER_SEC_MIN);
+            (self.taken, self.since) = (0, Instant::now());
+        }
+    }
+
+    fn later(&mut self) -> Duration {
+        let now = Instant::now();
+        let recent = f64::from(self.taken) / self.since.elapsed().max(Self::WINDOW).as_secs_f64();
+        let step = Duration::from_secs_f64(1.0 / self.per_sec.max(recent));
+        self.horizon = self.horizon.max(now + PATIENCE) + step;
+        (self.horizon - now).min(PACE_MAX)
+    }
+
+    /// Whether jobs were told to come back at an instant that is still to come.
+    fn is_ahead(&self) -> bool {
+        self.horizon > Instant::now()
+    }
+}

@@ -1,0 +1,223 @@
+//! Finding the hosts of a domain (RFC 5321 section 5.1).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use runtime::random_u32;
+use smtp::address::Domain;
+
+use super::lookup::{Exchange, Family, Lookup, LookupError, Mx};
+use super::networks::{Reach, Verdict};
+use super::{Hosts, RouteError, RouteHost};
+use crate::config::AddressFamily;
+
+/// Hosts whose addresses are asked for: with the MX question that is 17 queries.
+const HOSTS_ASKED_MAX: usize = 8;
+/// With so many usable hosts, worse preferences aren't looked at.
+const HOSTS_WANTED: usize = 3;
+
+/// What finding needs.
+pub(super) struct Finder<'a> {
+    pub(super) lookup: &'a dyn Lookup,
+    pub(super) reach: &'a Reach,
+    pub(super) family: AddressFamily,
+    pub(super) host_name: &'a Domain,
+}
+
+/// What was learned of one exchange.
+enum Learned {
+    Usable(Vec<IpAddr>, Instant),
+    /// It is this host.
+    Ours,
+    /// It has addresses, all of which are refused.
+    Refused,
+    Missing,
+    Unknown(String),
+}
+
+impl Finder<'_> {
+    /// The hosts of a recipient domain.
+    pub(super) async fn of_domain(&self, domain: &Domain) -> Result<Hosts, RouteError> {
+        match self.lookup.mx(domain).await {
+            Ok(answer) => {
+                let exchanges = usable(answer.records, domain)?;
+                self.of_exchanges(domain, exchanges, answer.valid_until).await
+            }
+            Err(LookupError::NoDomain) => {
+                Err(RouteError::permanent((5, 1, 2), format!("the domain {domain} does not exist")))
+            }
+            // Without MX the domain itself is the host.
+            Err(LookupError::NoRecords | LookupError::Unfounded) => self.of_host(domain).await,
+            Err(LookupError::Failed(cause)) => Err(RouteError::temporary(
+                (4, 4, 3),
+                format!("looking up the MX of {domain} failed: {cause}"),
+            )),
+        }
+    }
+
+    /// One host, by its own addresses: an implicit MX.
+    pub(super) async fn of_host(&self, host: &Domain) -> Result<Hosts, RouteError> {
+        match self.learn(host).await {
+            Learned::Usable(addresses, valid_until) => {
+                let hosts = vec![RouteHost { name: host.as_str().into(), preference: 0, addresses }];
+                Ok(Hosts { site: host.as_str().into(), hosts, valid_until })
+            }
+            Learned::Ours => Err(loops(host)),
+            Learned::Refused => Err(refused(host)),
+            Learned::Missing => Err(RouteError::permanent(
+                (5, 4, 4),
+                format!("the domain {host} has neither mail servers nor an address"),
+            )),
+            Learned::Unknown(cause) => Err(RouteError::temporary(
+                (4, 4, 3),
+                format!("looking up the addresses of {host} failed: {cause}"),
+            )),
+        }
+    }
+
+    /// The hosts behind MX records, best preference first.
+    async fn of_exchanges(
+        &self,
+        domain: &Domain,
+        mut exchanges: Vec<(u16, Domain)>,
+        mx_valid_until: Instant,
+    ) -> Result<Hosts, RouteError> {
+        let mut names: Vec<&str> = exchanges.iter().map(|(_, name)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let site = names.join(",");
+        // Equal ones in random order, so that no host of many is never asked for.
+        exchanges.sort_by_cached_key(|(preference, _)| (*preference, random_u32()));
+
+        let mut hosts: Vec<RouteHost> = Vec::new();
+        let mut valid_until = mx_valid_until;
+        let (mut unknown, mut refusals, mut ours) = (None, 0, None);
+        for (preference, name) in exchanges.into_iter().take(HOSTS_ASKED_MAX) {
+            let enough = hosts.len() >= HOSTS_WANTED;
+            if enough && hosts.last().is_some_and(|last| last.preference < preference) {
+                break;
+            }
+            match self.learn(&name).await {
+                Learned::Usable(addresses, until) => {
+                    valid_until = valid_until.min(until);
+                    hosts.push(RouteHost { name: name.as_str().into(), preference, addresses });
+                }
+                Learned::Ours => {
+                    // Ourselves and everything that isn't better would only come back (RFC 5321 section 5.1).
+                    hosts.retain(|host| host.preference < preference);
+                    ours = Some(name);
+                    break;
+                }
+                Learned::Refused => refusals += 1,
+                Learned::Missing => {}
+                Learned::Unknown(cause) => unknown = Some(format!("{name}: {cause}")),
+            }
+        }
+        if !hosts.is_empty() {
+            return Ok(Hosts { site: site.into(), hosts, valid_until });
+        }
+        Err(match (ours, unknown) {
+            (_, Some(cause)) => RouteError::temporary(
+                (4, 4, 3),
+                format!("looking up the addresses of the MX hosts of {domain} failed: {cause}"),
+            ),
+            (Some(_), None) => loops(domain),
+            (None, None) if refusals > 0 => refused(domain),
+            (None, None) => {
+                RouteError::permanent((5, 4, 4), format!("none of the MX hosts of {domain} has an address"))
+            }
+        })
+    }
+
+    /// The addresses of a name with the time until which they hold, of whatever network.
+    pub(super) async fn addresses(&self, name: &Domain) -> Result<(Vec<IpAddr>, Instant), LookupError> {
+        let of = |family, wanted: bool| async move {
+            if wanted { Some(self.lookup.addresses(name, family).await) } else { None }
+        };
+        let (v6, v4) = tokio::join!(
+            of(Family::Ipv6, self.family != AddressFamily::Ipv4),
+            of(Family::Ipv4, self.family != AddressFamily::Ipv6)
+        );
+        let mut found: Option<(Vec<IpAddr>, Instant)> = None;
+        let mut failure = LookupError::NoRecords;
+        for answer in [v6, v4].into_iter().flatten() {
+            match answer {
+                Ok(answer) => {
+                    let (addresses, until) = found.get_or_insert((Vec::new(), answer.valid_until));
+                    addresses.extend(answer.records);
+                    *until = answer.valid_until.min(*until);
+                }
+                Err(LookupError::NoDomain | LookupError::NoRecords) => {}
+                // Nothing is known of one family: without the other that is no reason to give up.
+                Err(error) => failure = error,
+            }
+        }
+        found.ok_or(failure)
+    }
+
+    async fn learn(&self, host: &Domain) -> Learned {
+        if host == self.host_name {
+            return Learned::Ours;
+        }
+        match self.addresses(host).await {
+            Ok((addresses, until)) => self.judge(addresses, until),
+            Err(LookupError::NoDomain | LookupError::NoRecords) => Learned::Missing,
+            Err(error) => Learned::Unknown(error.to_string()),
+        }
+    }
+
+    fn judge(&self, mut addresses: Vec<IpAddr>, until: Instant) -> Learned {
+        let mut ours = false;
+        addresses.retain(|ip| match self.reach.verdict(*ip) {
+            Verdict::Allowed => true,
+            Verdict::Refused => false,
+            Verdict::Ours => {
+                ours = true;
+                false
+            }
+        });
+        match (ours, addresses.is_empty()) {
+            (true, _) => Learned::Ours,
+            (false, true) => Learned::Refused,
+            (false, false) => Learned::Usable(addresses, until),
+        }
+    }
+}
+
+/// The records that name a host. Only a null MX: the domain takes no mail (RFC 7505 section 3); beside others it is a
+/// mistake, and the others count.
+fn usable(records: Vec<Mx>, domain: &Domain) -> Result<Vec<(u16, Domain)>, RouteError> {
+    let only_null = records.iter().all(|record| record.exchange == Exchange::Null);
+    let mut odd = None;
+    let mut exchanges = Vec::with_capacity(records.len());
+    for record in records {
+        match record.exchange {
+            Exchange::Host(name) => exchanges.push((record.preference, name)),
+            Exchange::Unusable(text) => odd = Some(text),
+            Exchange::Null => {}
+        }
+    }
+    if only_null {
+        return Err(RouteError::permanent(
+            (5, 1, 10),
+            format!("the domain {domain} takes no mail (null MX)"),
+        ));
+    }
+    match (exchanges.is_empty(), odd) {
+        (true, Some(text)) => {
+            Err(RouteError::permanent((5, 4, 4), format!("the MX of {domain} is no host name: {text}")))
+        }
+        _ => Ok(exchanges),
+    }
+}
+
+fn loops(domain: &Domain) -> RouteError {
+    RouteError::permanent((5, 4, 6), format!("mail for {domain} would come back to this host"))
+}
+
+fn refused(domain: &Domain) -> RouteError {
+    RouteError::permanent(
+        (5, 4, 4),
+        format!("the mail servers of {domain} have only addresses that mail is never sent to"),
+    )
+}
