@@ -180,7 +180,7 @@ fn the_queue_says_why_mail_waits_and_until_when() {
     assert_eq!(table(&stagepost, &["queue", "list"]), "Nothing waits.\n");
     let octets = message::text("a@sender.test", "b@d1.test", "to wait", "Hello.");
     let queue_id = stagepost.login().submit("a@sender.test", &["b@d1.test", "c@d2.test"], &octets).queue_id();
-    let waiting = || stagepost.ask(&["queue", "list", "--state", "waiting"]);
+    let waiting = || stagepost.ask(&["queue", "list", "--status", "waiting"]);
     let jobs = until("both attempts", SOON, || {
         Some(waiting()).filter(|jobs| jobs.as_array().map(Vec::len) == Some(2))
     });
@@ -253,7 +253,7 @@ fn queued_mail_is_held_tried_and_removed_on_demand() {
 
     assert_eq!(stagepost.ask(&["queue", "hold", &held, "--reason", "looked at by Legal"])["jobs"], 1);
     assert_eq!(state_of(&held), "held");
-    let listed = stagepost.ask(&["queue", "list", "--state", "held"]);
+    let listed = stagepost.ask(&["queue", "list", "--status", "held"]);
     assert_eq!(
         (listed.as_array().map(Vec::len), &listed[0]["reason"]),
         (Some(1), &"looked at by Legal".into())

@@ -39,6 +39,7 @@ use crate::store::StoreError;
 
 /// The flags of accounts.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Accounts")]
 pub struct Config {
     /// File with the key that seals signing keys at rest; made when it isn't there. By default `sealing.key` beside the accounts.

@@ -10,6 +10,7 @@ use crate::route::{Network, SiteLimit, StaticRoute, TlsPolicy, TlsSite};
 
 /// The flags of delivery. Defaults suit a host that sends for some organisations.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Delivery")]
 pub struct Config {
     /// Whether mail goes to the recipients' servers, or into a folder where developers look at it.

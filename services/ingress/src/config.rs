@@ -10,6 +10,7 @@ use crate::admission::Caps;
 
 /// The flags of ingress. Defaults suit a host of its own with a few thousand clients.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Ingress")]
 pub struct Config {
     /// Addresses that speak SMTP and offer STARTTLS where there is a certificate.

@@ -2,6 +2,7 @@
 
 /// The queue's flags.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Spool")]
 pub struct Config {
     /// Octets of a segment file. The oldest segment is freed as a whole, so that this is also the step in which disk

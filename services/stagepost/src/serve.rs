@@ -1,0 +1,287 @@
+//! Puts the services together in one process, starts them all or none, and ends them in order.
+
+use std::future::Future;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use accounts::Accounts;
+use anyhow::{Context as _, Result, bail};
+use limits::local::Local;
+use proto::accounts::v1::administration_client::AdministrationClient;
+use proto::accounts::v1::directory_client::DirectoryClient;
+use proto::accounts::v1::signing_client::SigningClient;
+use runtime::rpc::{self, Listener, Token};
+use runtime::tls::ServerTls;
+use spool::Spool as _;
+use spool::embedded::Embedded;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::cli::Failure;
+use crate::site::{Process, Settings};
+
+/// The socket of the commands.
+pub(crate) fn socket_path(state: &Path) -> PathBuf {
+    state.join("stagepost.sock")
+}
+
+/// The service token's file.
+pub(crate) fn token_path(state: &Path) -> PathBuf {
+    state.join("token")
+}
+
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("can't start the runtime").map_err(Failure::Work)?;
+    let result = runtime.block_on(work);
+    // A blocking call that hangs, such as a look-up by the system, must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// `stagepost run`.
+pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
+    let _guard = runtime::telemetry::start(settings.process.log_format, &settings.process.log)
+        .map_err(|error| Failure::Configuration(format!("setting `log`: {error}")))?;
+    let shutdown =
+        runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
+    let watch = Watch {
+        ingress: Arc::new(ingress::LogObserver),
+        delivery: Arc::new(delivery::LogObserver),
+        auth: ingress::AuthPolicy::TlsOnly,
+    };
+    let site = Site::open(settings, watch).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "stagepost runs");
+    site.serve(shutdown).await.map_err(Failure::Work)
+}
+
+/// Who watches, and who may log in without TLS.
+pub(crate) struct Watch {
+    pub(crate) ingress: Arc<dyn ingress::Observer>,
+    pub(crate) delivery: Arc<dyn delivery::Observer>,
+    pub(crate) auth: ingress::AuthPolicy,
+}
+
+/// All that a process needs, opened and bound, with nothing started.
+pub(crate) struct Site {
+    settings: Settings,
+    watch: Watch,
+    host_name: smtp::address::Domain,
+    tls: Option<ServerTls>,
+    spool: Arc<Embedded>,
+    limits: Arc<Local>,
+    accounts: Accounts,
+    token: Token,
+    socket: Listener,
+    listeners: ingress::Listeners,
+}
+
+impl Site {
+    /// Opens and binds everything, or says in one line what is in the way.
+    pub(crate) async fn open(settings: Settings, watch: Watch) -> Result<Self, Failure> {
+        let wrong = |error: String| Failure::Configuration(error);
+        let process = &settings.process;
+        let host_name = process.host_name().map_err(wrong)?;
+        let tls = server_tls(process)?;
+        settings.delivery.check().map_err(|error| wrong(error.to_string()))?;
+        let listeners = ingress::bind(&settings.ingress).map_err(|error| wrong(error.to_string()))?;
+        make_state(&process.state)?;
+        let token =
+            Token::load_or_make(&token_path(&process.state)).map_err(|error| wrong(error.to_string()))?;
+        let path = socket_path(&process.state);
+        let socket = Listener::bind_unix(&path).await.map_err(|error| {
+            let state = process.state.display();
+            wrong(match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    format!("another Stagepost runs with state in {state}; stop it or choose another --state")
+                }
+                _ => format!("can't listen on {}: {error}", path.display()),
+            })
+        })?;
+        let (spool, accounts, limits) = open_stores(&settings, host_name.clone()).await?;
+        Ok(Self {
+            watch,
+            host_name,
+            tls,
+            spool: Arc::new(spool),
+            limits: Arc::new(limits),
+            accounts,
+            token,
+            socket,
+            listeners,
+            settings,
+        })
+    }
+
+    /// The accounts of this process.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Runs until `shutdown` or until a service fails. Ingress ends first, so that what it accepts is still delivered or
+    /// kept, then delivery, then the calls, then the store.
+    pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<()> {
+        let Self { settings, watch, host_name, tls, spool, limits, accounts, token, socket, listeners } =
+            self;
+        let Settings { process, ingress, accounts: _, delivery, spool: _ } = settings;
+        let own = rpc::Server::Unix(socket_path(&process.state));
+        let own_client = rpc::connect(&own, &token);
+        let client = match &process.accounts_server {
+            Some(server) => {
+                let token = match &process.accounts_token_file {
+                    Some(path) => Token::load(path)?,
+                    None => token.clone(),
+                };
+                rpc::connect(server, &token)
+            }
+            None => own_client.clone(),
+        };
+        let ingress_parts = ingress::Parts {
+            spool: Arc::clone(&spool),
+            limits: Arc::clone(&limits),
+            directory: DirectoryClient::new(client.clone()),
+            tls: tls.clone(),
+            observer: watch.ingress,
+            host_name: host_name.clone(),
+            security: watch.auth,
+            lifetime_secs: delivery.lifetime_secs(),
+        };
+        let delivery_parts = delivery::Parts {
+            spool: Arc::clone(&spool),
+            limits,
+            signing: SigningClient::new(client),
+            observer: watch.delivery,
+            host_name,
+        };
+        let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own_client));
+        let routes = merged([accounts.routes(), delivery::queue_routes(Arc::clone(&spool)), send]);
+
+        let (calls, deliver) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        if let Some(tls) = tls {
+            tasks.spawn({
+                let shutdown = shutdown.clone();
+                async move {
+                    tls.watch(shutdown).await;
+                    (Service::Tls, Ok(()))
+                }
+            });
+        }
+        tasks.spawn({
+            let calls = calls.clone();
+            async move {
+                let ended = rpc::serve(socket, routes, &token, calls).await;
+                (Service::Calls, ended.context("the service socket failed"))
+            }
+        });
+        tasks.spawn({
+            let deliver = deliver.clone();
+            async move {
+                let ended = delivery::run(delivery, delivery_parts, deliver).await;
+                (Service::Delivery, ended.context("delivery failed"))
+            }
+        });
+        tasks.spawn({
+            let shutdown = shutdown.clone();
+            async move {
+                let ended = ingress::run(ingress, ingress_parts, listeners, shutdown).await;
+                (Service::Ingress, ended.context("ingress failed"))
+            }
+        });
+
+        let mut result = Ok(());
+        while let Some(joined) = tasks.join_next().await {
+            let (service, ended) = joined.context("a service panicked")?;
+            if ended.is_err() && result.is_ok() {
+                result = ended;
+                shutdown.cancel();
+            }
+            match service {
+                Service::Ingress => deliver.cancel(),
+                Service::Delivery => {
+                    // Without delivery there is nothing to wait for, whoever ended first.
+                    shutdown.cancel();
+                    calls.cancel();
+                }
+                Service::Calls => shutdown.cancel(),
+                Service::Tls => {}
+            }
+        }
+        spool.close().await;
+        result
+    }
+}
+
+/// Which task ended.
+enum Service {
+    Tls,
+    Calls,
+    Delivery,
+    Ingress,
+}
+
+fn merged<const N: usize>(all: [Routes; N]) -> Routes {
+    let mut router = Routes::default().into_axum_router();
+    for routes in all {
+        // The default router has the answer to calls that nobody knows; two of them can't be merged.
+        router = router.merge(routes.into_axum_router().reset_fallback());
+    }
+    Routes::from(router)
+}
+
+fn server_tls(process: &Process) -> Result<Option<ServerTls>, Failure> {
+    match (&process.tls_certificate, &process.tls_key) {
+        (Some(certificate), Some(key)) => ServerTls::load(certificate, key)
+            .map(Some)
+            .map_err(|error| Failure::Configuration(error.to_string())),
+        (None, None) => Ok(None),
+        _ => Err(Failure::Configuration(
+            "`tls_certificate` and `tls_key` go together: set both or none".into(),
+        )),
+    }
+}
+
+fn make_state(state: &Path) -> Result<(), Failure> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| {
+        Failure::Configuration(format!(
+            "can't make the state folder {}: {error}; choose another with `state` (--state)",
+            state.display()
+        ))
+    })
+}
+
+async fn open_stores(
+    settings: &Settings,
+    host_name: smtp::address::Domain,
+) -> Result<(Embedded, Accounts, Local), Failure> {
+    let state = settings.process.state.clone();
+    let (spool, accounts) = (settings.spool.clone(), settings.accounts.clone());
+    let opened = tokio::task::spawn_blocking(move || -> Result<_> {
+        let spool = Embedded::open(&state.join("spool"), spool.into(), || {
+            mail::Timestamp(runtime::clock::now_millis())
+        })?;
+        let accounts = Accounts::open(&state.join("accounts"), accounts.settings(&host_name))?;
+        let limits = Local::open(&state.join("limits"))?;
+        Ok((spool, accounts, limits))
+    });
+    match opened.await {
+        Ok(opened) => opened.map_err(Failure::Work),
+        Err(panicked) => {
+            Err(Failure::Work(anyhow::Error::new(panicked).context("opening the stores failed")))
+        }
+    }
+}
+
+/// Refuses addresses that aren't loopback, for `dev`.
+pub(crate) fn only_loopback(settings: &Settings) -> Result<()> {
+    let listen = settings.ingress.ingress_listen.iter().chain(&settings.ingress.ingress_listen_tls);
+    if let Some(address) = listen.into_iter().find(|address| !address.ip().is_loopback()) {
+        bail!(
+            "`stagepost dev` has a well-known password and listens on loopback only, not on {address}; use `stagepost run`"
+        );
+    }
+    Ok(())
+}
