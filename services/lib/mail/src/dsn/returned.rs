@@ -2,7 +2,7 @@
 
 use super::News;
 use crate::header::field;
-use crate::{BodyKind, Message, RecipientResult, ReturnContent};
+use crate::{BodyKind, Message, RecipientResult, ReturnContent, downgrade};
 
 /// The third part of a report.
 pub(super) struct Returned {
@@ -13,8 +13,9 @@ pub(super) struct Returned {
 
 impl Returned {
     /// The whole message when something failed, RET doesn't ask for less and it is small; else its header
-    /// section. RFC 3461 section 4.3 leaves the choice to us where RET wasn't given. None when the content is
-    /// not at hand.
+    /// section. RFC 3461 section 4.3 leaves the choice to us where RET wasn't given. A message that no server
+    /// without 8BITMIME could be given isn't given back whole either: the report would go the way of the
+    /// message, and nobody would be told. None when the content is not at hand.
     pub(super) fn choose<P: AsRef<[u8]>>(
         message: &Message,
         results: &[RecipientResult],
@@ -33,7 +34,9 @@ impl Returned {
             // RFC 6533 section 6: a message whose header is beyond ASCII is of another type.
             let media_type = if unicode { "message/global" } else { "message/rfc822" };
             let octets = first(content, octets_max);
-            return Some(Self { octets, media_type, description: "Undelivered message" });
+            if unicode || fits_seven_bits(&octets, header.len()) {
+                return Some(Self { octets, media_type, description: "Undelivered message" });
+            }
         }
         let media_type = if unicode { "message/global-headers" } else { "text/rfc822-headers" };
         let mut octets = header;
@@ -58,6 +61,16 @@ impl Returned {
         out.extend_from_slice(b"\r\n\r\n");
         out.extend_from_slice(&self.octets);
     }
+}
+
+/// Whether a report with this message inside can be converted to 7 bits on its way; message/global always can,
+/// as it may be encoded as a whole (RFC 6532 section 3.7).
+fn fits_seven_bits(octets: &[u8], header_octets: usize) -> bool {
+    if octets.is_ascii() {
+        return true;
+    }
+    let (header, rest) = octets.split_at(header_octets);
+    downgrade::to_seven_bit(header, rest.strip_prefix(b"\r\n").unwrap_or(rest)).is_some()
 }
 
 /// The first octets of content that is in pieces.

@@ -209,6 +209,19 @@ fn octets_over_127_are_given_back_as_they_are_and_declared() {
 }
 
 #[test]
+fn a_message_that_cannot_go_in_7_bits_does_not_keep_its_report_from_going() {
+    let header = "From: a@example.org\r\nMIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=b\r\n";
+    let body = "--b\r\n\r\nGrüße\r\n--b--\r\n";
+    let octets = (header.len() + 2 + body.len()) as u64;
+    let message = Message { header_octets: header.len() as u32, octets, ..message() };
+    let report = report_on(&message, &[no_such_user()], &[header, "\r\n", body]).unwrap();
+    let text = String::from_utf8(report.content).unwrap();
+    assert!(
+        text.is_ascii() && text.contains("Content-Type: text/rfc822-headers\r\n\r\nFrom: a@example.org\r\n")
+    );
+}
+
+#[test]
 fn only_a_message_id_that_can_be_cited_is_cited() {
     let long = format!("<{}@x>", "y".repeat(1000));
     for (id, cited) in [("<1@x>", true), ("<<1@x>>", false), ("1@x", false), ("<ü@x>", false), (&long, false)]
