@@ -57,5 +57,6 @@ pub mod message;
 pub mod mx;
 pub mod peers;
 pub mod process;
+pub mod report;
 pub mod smtp;
 pub mod stagepost;

@@ -281,6 +281,20 @@ impl Client {
         self.try_reply()
     }
 
+    /// One transaction whose MAIL and RCPT lines are given as they are to be sent; the last reply is given.
+    ///
+    /// # Panics
+    /// When MAIL, RCPT or DATA is refused. `octets` are dot-stuffed here.
+    pub fn transaction(&mut self, mail: &str, recipients: &[&str], octets: &[u8]) -> Reply {
+        self.expect(mail, 250);
+        for recipient in recipients {
+            self.expect(recipient, 250);
+        }
+        self.expect("DATA", 354);
+        self.send(&stuffed(octets));
+        self.reply()
+    }
+
     /// Plays a dialogue written as text, a line a step:
     ///
     /// ```text
