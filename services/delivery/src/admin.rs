@@ -49,9 +49,6 @@ impl<S: Spool> Queue for Administration<S> {
 
     async fn show(&self, request: Request<admin::ShowRequest>) -> Answer<admin::ShowResponse> {
         let admin::ShowRequest { queue_id, header } = request.into_inner();
-        if header {
-            return Err(Status::unimplemented("the header of queued mail can't be shown"));
-        }
         let queue_id: QueueId = queue_id.parse().map_err(invalid)?;
         let query = Query { queue_id: Some(queue_id), ..Query::default() };
         let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
@@ -59,7 +56,13 @@ impl<S: Spool> Queue for Administration<S> {
             return Err(nothing());
         }
         let jobs = entries.iter().map(queued_job).collect();
-        Ok(Response::new(admin::ShowResponse { jobs, header: bytes::Bytes::new() }))
+        let header = match header {
+            true => {
+                self.spool.header(queue_id).await.map_err(|error| unreadable(&error))?.unwrap_or_default()
+            }
+            false => bytes::Bytes::new(),
+        };
+        Ok(Response::new(admin::ShowResponse { jobs, header }))
     }
 
     async fn retry(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {

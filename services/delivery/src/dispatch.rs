@@ -99,6 +99,11 @@ async fn process<S: Spool, L: Limits>(
             settle::wait(&context, work, wait, reason, signature).await
         }
         Decision::Over(outcome) => settle::finish(&context, work, outcome).await,
+        Decision::Kept { outcome, signing, writing } => {
+            work.times.sign = signing;
+            work.times.deliver = writing;
+            settle::finish(&context, work, outcome).await;
+        }
         Decision::Go(ready) => {
             let Ready { route, requirement, signature, routing, signing } = ready;
             work.times.route = routing;
@@ -139,6 +144,12 @@ enum Decision {
     /// No attempt is made now.
     Wait(Duration, String, Option<Arc<str>>),
     Over(Outcome),
+    /// It is in the sandbox.
+    Kept {
+        outcome: Outcome,
+        signing: Duration,
+        writing: Duration,
+    },
     Go(Ready),
 }
 
@@ -161,8 +172,9 @@ async fn prepare<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Le
         return Decision::Over(here(work.recipients.iter().map(|it| simulator::result(it, at)).collect()));
     }
     if context.sandbox.is_some() {
+        let started = Instant::now();
         return match sign(context, work, standing).await {
-            Ok(signature) => keep(context, work, signature).await,
+            Ok(signature) => keep(context, work, host, signature, started.elapsed()).await,
             Err(decision) => decision,
         };
     }
@@ -235,8 +247,11 @@ async fn sign<S: Spool, L: Limits>(
 async fn keep<S: Spool, L: Limits>(
     context: &Context<S, L>,
     work: &Work<S::Lease>,
+    host: &Host,
     signature: Option<Arc<str>>,
+    signing: Duration,
 ) -> Decision {
+    let started = Instant::now();
     let (Some(sandbox), job) = (context.sandbox.clone(), work.job()) else {
         return Decision::Over(here(Vec::new()));
     };
@@ -256,12 +271,13 @@ async fn keep<S: Spool, L: Limits>(
     });
     match writing.await.map_err(std::io::Error::other).flatten() {
         Ok(place) => {
-            let reason = format!("written to {}", place.display());
+            let reason = format!("for the servers of {host}, kept as {}", place.display());
             let at = now();
             let delivered = Disposition::Delivered { relayed: false };
             let status = (2, 0, 0).into();
             let result = |it| settle::result(it, delivered, status, None, reason.clone(), at);
-            Decision::Over(here(work.recipients.iter().map(result).collect()))
+            let outcome = here(work.recipients.iter().map(result).collect());
+            Decision::Kept { outcome, signing, writing: started.elapsed() }
         }
         Err(error) => {
             let failure = Failure::new((4, 3, 0), format!("can't write to the sandbox: {error}"));

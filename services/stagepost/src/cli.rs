@@ -69,11 +69,26 @@ impl Failure {
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_CONFIGURATION));
             }
             Self::Configuration(line) => (EXIT_CONFIGURATION, line),
-            Self::Work(error) => (EXIT_FAILURE, format!("{error:#}")),
+            Self::Work(error) => (EXIT_FAILURE, in_one_line(&error)),
         };
         let _ = writeln!(std::io::stderr(), "stagepost: {line}");
         ExitCode::from(code)
     }
+}
+
+/// An error with its causes. Most errors tell their cause themselves; it isn't told twice.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if line.ends_with(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause.replace('\n', " "));
+    }
+    line
 }
 
 impl From<anyhow::Error> for Failure {
@@ -200,6 +215,15 @@ mod tests {
             Err(Failure::Work(error)) => error.to_string(),
             Ok(_) => panic!("this must not parse"),
         }
+    }
+
+    #[test]
+    fn a_cause_that_an_error_tells_itself_is_told_once() {
+        let cause = std::io::Error::other("the disk is on fire");
+        let error = anyhow::Error::new(cause)
+            .context("can't read token: the disk is on fire")
+            .context("is it running?");
+        assert_eq!(in_one_line(&error), "is it running?: can't read token: the disk is on fire");
     }
 
     #[test]

@@ -64,18 +64,17 @@ impl ingress::Observer for Narrator {
 
 impl delivery::Observer for Narrator {
     fn attempt(&self, report: &delivery::AttemptReport<'_>) {
-        let Some(first) = report.results.first() else { return };
         let message = &report.job.message;
         let from = match &message.reverse_path {
             ReversePath::Null => String::from("<>"),
             ReversePath::Mailbox(address) => address.to_string(),
         };
-        let to: Vec<String> =
-            report.results.iter().map(|result| result.recipient.address.to_string()).collect();
-        let mut line = format!("{} {from} -> {}: ", message.queue_id, to.join(", "));
-        line.push_str(&outcome(report, first));
+        let mut line = format!("{} {from}", message.queue_id);
+        for result in report.results {
+            let _ = write!(line, " -> {}: {};", result.recipient.address, outcome(report, result));
+        }
         if let Some(Acceptance { receive, store }) = self.acceptance(message.queue_id) {
-            let _ = write!(line, "; accepted in {}, on disk in {}", millis(receive), millis(store));
+            let _ = write!(line, " accepted in {}, on disk in {},", millis(receive), millis(store));
         }
         let times = [
             ("routed", report.route),
@@ -84,9 +83,9 @@ impl delivery::Observer for Narrator {
             ("handed over", report.deliver),
         ];
         for (step, time) in times.into_iter().filter(|(_, time)| !time.is_zero()) {
-            let _ = write!(line, ", {step} in {}", millis(time));
+            let _ = write!(line, " {step} in {},", millis(time));
         }
-        self.say(line);
+        self.say(line.trim_end_matches([',', ';']).to_owned());
     }
 
     fn waits(&self, job: &Job, wait: Duration, reason: &str) {
@@ -95,12 +94,12 @@ impl delivery::Observer for Narrator {
 }
 
 /// What came of it, and where it went or would have gone.
-fn outcome(report: &delivery::AttemptReport<'_>, first: &RecipientResult) -> String {
-    let disposition = first.disposition.as_str();
+fn outcome(report: &delivery::AttemptReport<'_>, result: &RecipientResult) -> String {
+    let disposition = result.disposition.as_str();
     let host = report.host.map(|host| format!(" at {host}")).unwrap_or_default();
-    match first.disposition {
-        Disposition::Delivered { .. } => format!("{disposition}{host} ({})", first.reason),
-        _ => format!("{disposition}{host}, {} {}", first.status, first.reason),
+    match result.disposition {
+        Disposition::Delivered { .. } => format!("{disposition}{host} ({})", result.reason),
+        _ => format!("{disposition}{host}, {} {}", result.status, result.reason),
     }
 }
 

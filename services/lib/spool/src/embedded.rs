@@ -16,6 +16,8 @@
 //! reported as damage; a segment is removed only when a durable record says that nothing in it counts.
 
 mod disk;
+#[cfg(test)]
+mod faults;
 mod frame;
 mod index;
 mod lease;
@@ -27,6 +29,8 @@ mod replay;
 mod room;
 mod segment;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::borrow::Cow;
@@ -35,7 +39,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use mail::{JobId, Timestamp};
+use bytes::Bytes;
+use mail::{JobId, QueueId, Timestamp};
 use smtp::address::Host;
 use tokio::sync::{Notify, oneshot};
 
@@ -205,6 +210,10 @@ impl Spool for Embedded {
 
     async fn look(&self, query: Query) -> Result<Vec<Entry>, ContentError> {
         listing::look(&self.store.core, query).await
+    }
+
+    async fn header(&self, queue_id: QueueId) -> Result<Option<Bytes>, ContentError> {
+        listing::header(&self.store.core, queue_id).await
     }
 
     async fn summary(&self, hosts_max: usize) -> Summary {

@@ -124,6 +124,9 @@ pub trait Spool: Send + Sync + 'static {
     /// Entries in order of job id, from `query.after` on.
     fn look(&self, query: Query) -> impl Future<Output = Result<Vec<Entry>, ContentError>> + Send;
 
+    /// The header section of a queued message, without the empty line; none when nothing of the message is queued.
+    fn header(&self, queue_id: QueueId) -> impl Future<Output = Result<Option<Bytes>, ContentError>> + Send;
+
     /// How many jobs are in which state, in all and by recipient host (the `hosts_max` with most jobs).
     fn summary(&self, hosts_max: usize) -> impl Future<Output = Summary> + Send;
 

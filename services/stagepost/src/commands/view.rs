@@ -66,7 +66,8 @@ impl View {
 /// A line a fact.
 pub(crate) fn facts(record: &Record) -> String {
     let mut table = plain();
-    for (name, value) in record.iter().filter(|(_, value)| !value.is_null()) {
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    for (name, value) in record.iter().filter(|(_, value)| !is_empty(value)) {
         table.add_row([name.replace('_', " "), cell(value)]);
     }
     lines(&table)

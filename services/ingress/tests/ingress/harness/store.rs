@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use mail::{Job, JobId, Recipient, RecipientResult};
+use mail::{Job, JobId, QueueId, Recipient, RecipientResult};
 use spool::{
     AcceptError, ContentError, Entry, Lease, NewMessage, Query, Retry, Selection, SettleError, Spool, Summary,
 };
@@ -20,6 +20,7 @@ pub(crate) struct Store {
     /// Accepts take until this is rung.
     pub(crate) slow: AtomicBool,
     pub(crate) go_on: Notify,
+    pub(crate) forget: AtomicBool,
 }
 
 impl Store {
@@ -50,6 +51,7 @@ impl Spool for Store {
         if let Some(refusal) = self.refusal.lock().unwrap().clone() {
             return Err(refusal);
         }
+        if self.forget.load(Ordering::SeqCst) { return Ok(()); }
         self.messages.lock().unwrap().push(message);
         Ok(())
     }
@@ -64,6 +66,10 @@ impl Spool for Store {
 
     async fn look(&self, _: Query) -> Result<Vec<Entry>, ContentError> {
         Ok(Vec::new())
+    }
+
+    async fn header(&self, _: QueueId) -> Result<Option<Bytes>, ContentError> {
+        Ok(None)
     }
 
     async fn summary(&self, _: usize) -> Summary {

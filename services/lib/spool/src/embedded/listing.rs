@@ -4,8 +4,10 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use mail::{JobId, QueueId};
 
+use super::frame::BLOCK_OCTETS;
 use super::index::{Index, Standing, Ticket};
 use super::reader::ReadError;
 use super::{Core, host_text};
@@ -23,6 +25,39 @@ pub(super) async fn look(core: &Arc<Core>, query: Query) -> Result<Vec<Entry>, C
     let unavailable =
         |error: tokio::task::JoinError| ContentError::Unavailable { queue_id: at, cause: error.to_string() };
     looking.await.map_err(unavailable)?
+}
+
+pub(super) async fn header(core: &Arc<Core>, queue_id: QueueId) -> Result<Option<Bytes>, ContentError> {
+    let core = Arc::clone(core);
+    let reading = tokio::task::spawn_blocking(move || read_header(&core, queue_id));
+    reading.await.map_err(|error| ContentError::Unavailable { queue_id, cause: error.to_string() })?
+}
+
+fn read_header(core: &Core, queue_id: QueueId) -> Result<Option<Bytes>, ContentError> {
+    let failed = |error: ReadError| match error {
+        ReadError::Damaged(cause) => ContentError::Damaged { queue_id, cause },
+        ReadError::Io(error) => ContentError::Unavailable { queue_id, cause: error.to_string() },
+    };
+    let ticket = {
+        let index = core.index();
+        let message = index.find_message(queue_id);
+        message.and_then(|message| index.jobs_of(message).first().map(|job| index.ticket(*job)))
+    };
+    let Some(ticket) = ticket else { return Ok(None) };
+    let wanted = core.reader.load(&ticket).map_err(failed)?.job.message.header_octets;
+    let head = core.reader.message_head(ticket.place, ticket.head_octets).map_err(failed)?;
+    let mut header = BytesMut::new();
+    for (number, checksum) in (0..).zip(head.checksums()) {
+        if header.len() >= wanted as usize {
+            break;
+        }
+        let octets = BLOCK_OCTETS.min(head.header.content_octets - number * BLOCK_OCTETS);
+        let part = (checksum, usize::try_from(octets).unwrap_or_default());
+        let block = core.reader.block(ticket.place, ticket.head_octets, number, part).map_err(failed)?;
+        header.extend_from_slice(&block);
+    }
+    header.truncate(wanted as usize);
+    Ok(Some(header.freeze()))
 }
 
 fn page(core: &Core, query: &Query) -> Result<Vec<Entry>, ContentError> {
