@@ -121,24 +121,23 @@ impl Site {
         &self.accounts
     }
 
-    /// Runs until `shutdown` or until a service fails. Ingress ends first, so that what it accepts is still delivered or
-    /// kept, then delivery, then the calls, then the store.
+    /// Runs until `shutdown` or until a service fails.
     pub(crate) async fn serve(self, shutdown: CancellationToken) -> Result<()> {
+        let ends =
+            Ends { ingress: shutdown, delivery: CancellationToken::new(), calls: CancellationToken::new() };
+        let spool = Arc::clone(&self.spool);
+        let tasks = self.start(&ends)?;
+        let result = ends.follow(tasks).await;
+        spool.close().await;
+        result
+    }
+
+    fn start(self, ends: &Ends) -> Result<JoinSet<Ended>> {
         let Self { settings, watch, host_name, tls, spool, limits, accounts, token, socket, listeners } =
             self;
         let Settings { process, ingress, accounts: _, delivery, spool: _ } = settings;
-        let own = rpc::Server::Unix(socket_path(&process.state));
-        let own_client = rpc::connect(&own, &token);
-        let client = match &process.accounts_server {
-            Some(server) => {
-                let token = match &process.accounts_token_file {
-                    Some(path) => Token::load(path)?,
-                    None => token.clone(),
-                };
-                rpc::connect(server, &token)
-            }
-            None => own_client.clone(),
-        };
+        let own = rpc::connect(&rpc::Server::Unix(socket_path(&process.state)), &token);
+        let client = accounts_client(&process, &token)?.unwrap_or_else(|| own.clone());
         let ingress_parts = ingress::Parts {
             spool: Arc::clone(&spool),
             limits: Arc::clone(&limits),
@@ -156,64 +155,69 @@ impl Site {
             observer: watch.delivery,
             host_name,
         };
-        let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own_client));
-        let routes = merged([accounts.routes(), delivery::queue_routes(Arc::clone(&spool)), send]);
+        let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
+        let routes = merged([accounts.routes(), delivery::queue_routes(spool), send]);
 
-        let (calls, deliver) = (CancellationToken::new(), CancellationToken::new());
+        let Ends { ingress: shutdown, delivery: deliver, calls } = ends.clone();
         let mut tasks = JoinSet::new();
         if let Some(tls) = tls {
-            tasks.spawn({
-                let shutdown = shutdown.clone();
-                async move {
-                    tls.watch(shutdown).await;
-                    (Service::Tls, Ok(()))
-                }
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                tls.watch(shutdown).await;
+                (Service::Tls, Ok(()))
             });
         }
-        tasks.spawn({
-            let calls = calls.clone();
-            async move {
-                let ended = rpc::serve(socket, routes, &token, calls).await;
-                (Service::Calls, ended.context("the service socket failed"))
-            }
+        tasks.spawn(async move {
+            let ended = rpc::serve(socket, routes, &token, calls).await;
+            (Service::Calls, ended.context("the service socket failed"))
         });
-        tasks.spawn({
-            let deliver = deliver.clone();
-            async move {
-                let ended = delivery::run(delivery, delivery_parts, deliver).await;
-                (Service::Delivery, ended.context("delivery failed"))
-            }
+        tasks.spawn(async move {
+            let ended = delivery::run(delivery, delivery_parts, deliver).await;
+            (Service::Delivery, ended.context("delivery failed"))
         });
-        tasks.spawn({
-            let shutdown = shutdown.clone();
-            async move {
-                let ended = ingress::run(ingress, ingress_parts, listeners, shutdown).await;
-                (Service::Ingress, ended.context("ingress failed"))
-            }
+        tasks.spawn(async move {
+            let ended = ingress::run(ingress, ingress_parts, listeners, shutdown).await;
+            (Service::Ingress, ended.context("ingress failed"))
         });
+        Ok(tasks)
+    }
+}
 
+/// How the services are told to end. Ingress comes first, so that what it accepts is still delivered or kept, then delivery,
+/// then the calls that both make.
+#[derive(Clone)]
+struct Ends {
+    ingress: CancellationToken,
+    delivery: CancellationToken,
+    calls: CancellationToken,
+}
+
+impl Ends {
+    async fn follow(self, mut tasks: JoinSet<Ended>) -> Result<()> {
         let mut result = Ok(());
         while let Some(joined) = tasks.join_next().await {
             let (service, ended) = joined.context("a service panicked")?;
             if ended.is_err() && result.is_ok() {
                 result = ended;
-                shutdown.cancel();
+                self.ingress.cancel();
             }
             match service {
-                Service::Ingress => deliver.cancel(),
+                Service::Ingress => self.delivery.cancel(),
                 Service::Delivery => {
                     // Without delivery there is nothing to wait for, whoever ended first.
-                    shutdown.cancel();
-                    calls.cancel();
+                    self.ingress.cancel();
+                    self.calls.cancel();
                 }
-                Service::Calls => shutdown.cancel(),
+                Service::Calls => self.ingress.cancel(),
                 Service::Tls => {}
             }
         }
-        spool.close().await;
         result
     }
 }
+
+/// A service, and how it ended.
+type Ended = (Service, Result<()>);
 
 /// Which task ended.
 enum Service {
@@ -221,6 +225,16 @@ enum Service {
     Calls,
     Delivery,
     Ingress,
+}
+
+/// A client of an account service elsewhere, where one is named.
+fn accounts_client(process: &Process, own: &Token) -> Result<Option<rpc::Client>> {
+    let Some(server) = &process.accounts_server else { return Ok(None) };
+    let token = match &process.accounts_token_file {
+        Some(path) => Token::load(path)?,
+        None => own.clone(),
+    };
+    Ok(Some(rpc::connect(server, &token)))
 }
 
 fn merged<const N: usize>(all: [Routes; N]) -> Routes {

@@ -37,7 +37,7 @@ struct State {
     files: Vec<Vec<u8>>,
     allocated: Vec<u64>,
     /// The directory before all operations.
-    base: Option<Box<State>>,
+    base: Option<Box<Self>>,
     capacity: u64,
     /// How many of the next syncs fail.
     failing_syncs: u32,
