@@ -11,11 +11,13 @@ use smtp::reply::{EnhancedCode, Reply};
 
 use crate::config::Timeouts;
 use crate::connection::{Connection, OpenError};
-use crate::route::Route;
+use crate::route::{Route, RouteHost};
 use crate::tls::{Certificate, ClientTls};
 
 /// Addresses that are connected to in one attempt.
 const ADDRESSES_MAX: u32 = 5;
+/// Addresses of a host and family that are tried before the next host: a host of many dead ones mustn't hide the others.
+const ADDRESSES_BEFORE_NEXT_HOST: usize = 2;
 /// Servers that are talked to in one attempt.
 const SESSIONS_MAX: u32 = 2;
 
@@ -93,11 +95,8 @@ impl Approach {
         hosts.sort_by_cached_key(|host| {
             (host.preference, if route.hosts.len() > 1 { runtime::random_u32() } else { 0 })
         });
-        let candidates = hosts.into_iter().flat_map(|host| {
-            host.addresses.iter().map(|address| Candidate { host: Arc::clone(&host.name), address: *address })
-        });
         Self {
-            candidates: candidates.collect(),
+            candidates: candidates(&hosts),
             port: route.port,
             requirement,
             addresses_left: ADDRESSES_MAX,
@@ -210,6 +209,26 @@ impl Approach {
     }
 }
 
+/// The addresses of hosts in the order in which they are tried.
+fn candidates(hosts: &[&RouteHost]) -> VecDeque<Candidate> {
+    let (mut first, mut rest) = (VecDeque::new(), Vec::new());
+    for host in hosts {
+        let mut seen = [0, 0];
+        for address in &host.addresses {
+            let candidate = Candidate { host: Arc::clone(&host.name), address: *address };
+            let seen = &mut seen[usize::from(address.is_ipv4())];
+            *seen += 1;
+            if *seen <= ADDRESSES_BEFORE_NEXT_HOST {
+                first.push_back(candidate)
+            } else {
+                rest.push(candidate)
+            }
+        }
+    }
+    first.extend(rest);
+    first
+}
+
 /// How a candidate failed.
 enum Refusal {
     /// Our own network leads there not at all.
@@ -240,4 +259,26 @@ fn leads_nowhere(error: &io::Error) -> bool {
 
 fn no_tls(host: &str, why: &str) -> Refusal {
     Refusal::Host(Failure::new((4, 7, 4), format!("{host} must be spoken to under TLS: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_addresses_of_a_host_do_not_hide_the_next_host() {
+        let host = |name: &str, preference, addresses: &[&str]| RouteHost {
+            name: name.into(),
+            preference,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let hosts = [
+            host("one", 10, &["2001:4860::1", "8.8.8.1", "8.8.8.2", "8.8.8.3"]),
+            host("two", 20, &["8.8.4.1", "8.8.4.2", "8.8.4.3"]),
+        ];
+        let order = candidates(&hosts.iter().collect::<Vec<_>>());
+        let order: Vec<String> = order.iter().map(|candidate| candidate.address.to_string()).collect();
+        let expected = ["2001:4860::1", "8.8.8.1", "8.8.8.2", "8.8.4.1", "8.8.4.2", "8.8.8.3", "8.8.4.3"];
+        assert_eq!(order, expected);
+    }
 }

@@ -47,7 +47,12 @@ impl Finder<'_> {
                 Err(RouteError::permanent((5, 1, 2), format!("the domain {domain} does not exist")))
             }
             // Without MX the domain itself is the host.
-            Err(LookupError::NoRecords | LookupError::Unfounded) => self.of_host(domain).await,
+            Err(LookupError::NoRecords) => self.of_host(domain).await,
+            // So it may be here; but that nothing else is known is no reason to give up.
+            Err(cause @ LookupError::Unfounded) => self.of_host(domain).await.map_err(|error| {
+                let reason = format!("looking up the MX of {domain} failed: {cause}; and {error}");
+                if error.is_permanent() { RouteError::temporary((4, 4, 3), reason) } else { error }
+            }),
             Err(LookupError::Failed(cause)) => Err(RouteError::temporary(
                 (4, 4, 3),
                 format!("looking up the MX of {domain} failed: {cause}"),
