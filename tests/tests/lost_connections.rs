@@ -15,7 +15,7 @@ const FROM: &str = "hello@sender.test";
 fn send(stagepost: &Stagepost, count: usize, domain: &str) {
     let mut client = stagepost.login();
     for number in 0..count {
-        let octets = message::text(FROM, "user", &format!("mail-{number}"), "Hello.");
+        let octets = message::text(FROM, "user@d1.test", &format!("mail-{number}"), "Hello.");
         assert_eq!(client.submit(FROM, &[&format!("user{number}@{domain}")], &octets).code, 250);
     }
 }
