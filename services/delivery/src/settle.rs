@@ -217,10 +217,13 @@ fn reports<L: spool::Lease>(
         }
         return Vec::new();
     }
-    let told_by_next_hop = |result: &RecipientResult| {
-        origin == Origin::NextHop && result.disposition == Disposition::Delivered { relayed: false }
+    let told = |result: &RecipientResult| match (result.disposition, origin) {
+        (Disposition::Delivered { relayed: false }, Origin::Here) => {
+            result.recipient.notify.is_some_and(|notify| notify.success())
+        }
+        _ => result.wants_report(),
     };
-    ended.retain(|result| result.wants_report() && !told_by_next_hop(result));
+    ended.retain(told);
     ended
 }
 
