@@ -302,3 +302,25 @@ fn what_cannot_be_said_in_seven_bits_goes_back_to_its_sender() {
     assert_eq!((old.count(), reports.count()), (0, 1));
     assert_well_formed(&lab, &received);
 }
+
+#[test]
+fn a_message_larger_than_a_server_takes_goes_back_without_being_sent() {
+    let lab = Lab::new();
+    let (mx, reports) = (lab.mx("d1.test"), lab.mx("sender.test"));
+    // RFC 1870: what is announced counts with all that stands in it, our signature among it.
+    mx.extensions(&["PIPELINING", "SIZE 20000"]);
+    let stagepost = lab.stagepost().start();
+    let mut client = stagepost.login();
+    let large = message::sized(FROM, "user@d1.test", "large", 20_000);
+    let small = message::sized(FROM, "user@d1.test", "small", 15_000);
+    for octets in [&large, &small] {
+        assert_eq!(client.submit(FROM, &["user@d1.test"], octets).code, 250);
+    }
+    let received = mx.wait_for(1);
+    let report = report::read(&reports.wait_for(1)[0]);
+    stagepost.wait_until_idle(SOON);
+    assert_eq!((report.of_one("status"), report.of_one("action")), ("5.3.4", "failed"));
+    assert!(received[0].octets.ends_with(&small));
+    assert!(received[0].mail.contains(&format!("SIZE={}", received[0].octets.len())), "{}", received[0].mail);
+    assert_eq!((mx.count(), mx.commands_of("MAIL").len(), reports.count()), (1, 1, 1));
+}

@@ -2,6 +2,8 @@
 //! nobody.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -161,6 +163,43 @@ fn an_endless_reply_takes_no_memory() {
     let grown = stagepost.process().resident_peak().saturating_sub(before);
     assert!(grown < 20 << 20, "{grown} octets more");
     assert_eq!((mx.count(), mx.connections()), (1, 3));
+}
+
+#[test]
+fn a_server_that_takes_few_recipients_at_a_time_gets_all_in_one_attempt() {
+    let lab = Lab::new();
+    let servers = ["452 4.5.3 too many recipients", "552 5.5.3 too many recipients"].map(|reply| {
+        let mx = lab.mx(&format!("d{}.test", &reply[..3]));
+        // The recipients of the transaction on each connection.
+        let counts = Mutex::new(BTreeMap::new());
+        mx.script(move |step| {
+            let Step::Command { connection, line, .. } = step else { return Answer::Usual };
+            let mut counts = counts.lock().unwrap();
+            let count = counts.entry(*connection).or_insert(0);
+            if line.starts_with("MAIL") {
+                *count = 0;
+            } else if line.starts_with("RCPT") {
+                *count += 1;
+            }
+            if *count > 30 && line.starts_with("RCPT") { Answer::reply(reply) } else { Answer::Usual }
+        });
+        (&reply[..3], mx)
+    });
+    let stagepost = lab.stagepost().start();
+    let mut client = stagepost.login();
+    for (code, mx) in &servers {
+        let recipients: Vec<String> =
+            (0..100).map(|number| format!("user{number:02}@d{code}.test")).collect();
+        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        let octets = message::text(FROM, recipients[0], "many", "Hello.");
+        assert_eq!(client.submit(FROM, &recipients, &octets).code, 250);
+        let received = mx.wait_for(4);
+        stagepost.wait_until_idle(SOON);
+        assert_eq!(delivered(mx), recipients, "{code}");
+        let counts: Vec<usize> = received.iter().map(|message| message.rcpt.len()).collect();
+        assert_eq!((counts, mx.connections()), (vec![30, 30, 30, 10], 1), "{code}");
+    }
+    assert!(!stagepost.log().contains("disposition=\"deferred\""));
 }
 
 /// What becomes of a recipient.
