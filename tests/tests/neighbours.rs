@@ -111,14 +111,14 @@ fn one_message_that_always_fails_does_not_hold_up_those_behind_it() {
         _ => Answer::Usual,
     });
     let stagepost =
-        lab.stagepost().set("delivery.connections_max", 1_i64).set("delivery.lifetime_secs", 6_i64).start();
-    send(&stagepost, 1000, "d1.test");
-    mx.wait_for(999);
+        lab.stagepost().set("delivery.connections_max", 1_i64).set("delivery.lifetime_secs", 12_i64).start();
+    send(&stagepost, 300, "d1.test");
+    mx.wait_for(299);
     // In the end its sender hears of it.
     let received = reports.wait_for(1);
     assert!(reported(&received, "user0@d1.test"));
     stagepost.wait_until_idle(SOON);
-    assert_eq!((mx.count(), reports.count()), (999, 1));
+    assert_eq!((mx.count(), reports.count()), (299, 1));
 }
 
 /// Changes an octet behind the only place in the files of a folder where `mark` stands.

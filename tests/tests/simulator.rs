@@ -91,7 +91,7 @@ fn an_unknown_simulated_recipient_bounces_and_names_the_known_ones() {
 fn what_was_deferred_by_simulation_is_tried_again_and_given_up_in_the_end() {
     let lab = Lab::new();
     let reports = lab.mx("sender.test");
-    let stagepost = lab.stagepost().set("delivery.lifetime_secs", 3_i64).start();
+    let stagepost = lab.stagepost().set("delivery.lifetime_secs", 5_i64).start();
     let to = address("defer+again");
     let octets = message::text(FROM, &to, "simulated", "Hello.");
     let queue_id = stagepost.login().submit(FROM, &[&to], &octets).queue_id();
