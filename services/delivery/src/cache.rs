@@ -54,6 +54,13 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         value
     }
 
+    /// Forgets the values of keys that are meant.
+    pub(crate) fn forget(&self, meant: impl Fn(&K) -> bool) {
+        for shard in &self.shards {
+            lock(shard).retain(|key, _| !meant(key));
+        }
+    }
+
     fn slot(&self, key: &K) -> Arc<Slot<V>> {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;
         let mut entries = lock(&self.shards[shard]);

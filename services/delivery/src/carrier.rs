@@ -23,7 +23,7 @@ pub(crate) async fn carry<S: Spool, L: Limits>(
     let mut next = Some(first);
     // When the process ends, jobs that wait go back to the spool by being dropped.
     while let Some(parcel) = next.filter(|_| !context.stopping.is_cancelled()) {
-        serve(&context, &place, parcel).await;
+        serve(&context, &mut place, parcel).await;
         next = place.next_or_leave();
     }
 }
@@ -31,7 +31,7 @@ pub(crate) async fn carry<S: Spool, L: Limits>(
 /// One connection after another, as long as jobs come; ends when a connection ends and no job needs another.
 async fn serve<S: Spool, L: Limits>(
     context: &Arc<Context<S, L>>,
-    place: &Place<S::Lease>,
+    place: &mut Place<S::Lease>,
     parcel: Parcel<S::Lease>,
 ) {
     let Some((mut parcel, _permission)) = permitted(context, parcel).await else { return };
@@ -45,6 +45,7 @@ async fn serve<S: Spool, L: Limits>(
                     approach.get_or_insert_with(|| Approach::new(&parcel.route, parcel.requirement));
                 match connect(context, approach, parcel).await {
                     Some((connection, same)) => {
+                        place.answered();
                         parcel = same;
                         (connection, false)
                     }

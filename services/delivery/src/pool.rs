@@ -24,7 +24,7 @@ use crate::work::Work;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// A job that has waited this long is worth one more connection.
 const WORTH_A_CONNECTION: Duration = Duration::from_millis(200);
-/// So many connections are opened without asking whether they are worth it.
+/// So many connections are opened without asking whether they are worth it, and no more before one of them is answered.
 const OPENED_AT_ONCE: u32 = 2;
 /// No job is told to come back later than this for want of a connection.
 const PACE_MAX: Duration = Duration::from_secs(1800);
@@ -72,7 +72,10 @@ pub(crate) struct Pool<L> {
 
 struct State<L> {
     queue: VecDeque<Parcel<L>>,
+    /// Connections, also those that are only being opened.
     open: u32,
+    /// Those that the destination has answered.
+    answered: u32,
     idle: u32,
     pace: Pace,
 }
@@ -98,7 +101,7 @@ impl<L> Pools<L> {
             state.queue.push_back(parcel);
             if let Some(first) = state.queue.pop_front() {
                 drop(state);
-                return Submitted::Open(Place { pool, left: false }, first);
+                return Submitted::Open(Place::new(pool), first);
             }
         } else if state.queue.len() < self.queue_max {
             state.queue.push_back(parcel);
@@ -125,7 +128,7 @@ impl<L> Pools<L> {
                     && let Some(first) = state.queue.pop_front()
                 {
                     state.open += 1;
-                    found.push(Submitted::Open(Place { pool: Arc::clone(pool), left: false }, first));
+                    found.push(Submitted::Open(Place::new(Arc::clone(pool)), first));
                 }
                 state.open > 0
                     || !state.queue.is_empty()
@@ -141,7 +144,13 @@ impl<L> Pools<L> {
         let shard = self.hasher.hash_one(&key) as usize % SHARDS;
         let mut pools = lock(&self.shards[shard]);
         let pool = pools.entry(key).or_insert_with(|| {
-            let state = State { queue: VecDeque::new(), open: 0, idle: 0, pace: Pace::new(Instant::now()) };
+            let state = State {
+                queue: VecDeque::new(),
+                open: 0,
+                answered: 0,
+                idle: 0,
+                pace: Pace::new(Instant::now()),
+            };
             Arc::new(Pool { connections_max, state: Mutex::new(state), arrived: Notify::new() })
         });
         Arc::clone(pool)
@@ -149,10 +158,17 @@ impl<L> Pools<L> {
 }
 
 impl<L> State<L> {
-    /// One more connection helps when none or few are open, or when jobs wait although all are busy.
+    fn leave(&mut self, answered: bool) {
+        self.open -= 1;
+        self.answered -= u32::from(answered);
+    }
+
+    /// One more connection helps when none or few are open, or when jobs wait although all are busy. There are never more
+    /// unanswered ones than answered ones but for the first two: a destination that doesn't answer holds up few jobs.
     fn wants_connection(&self, connections_max: u32) -> bool {
         let waited = || self.queue.front().is_some_and(|first| first.since.elapsed() >= WORTH_A_CONNECTION);
         self.open < connections_max
+            && self.open - self.answered < self.answered.max(OPENED_AT_ONCE)
             && (self.open < OPENED_AT_ONCE || self.queue.len() >= self.open as usize || waited())
     }
 }
@@ -160,10 +176,23 @@ impl<L> State<L> {
 /// A connection's place among those of its pool.
 pub(crate) struct Place<L> {
     pool: Arc<Pool<L>>,
+    answered: bool,
     left: bool,
 }
 
 impl<L> Place<L> {
+    fn new(pool: Arc<Pool<L>>) -> Self {
+        Self { pool, answered: false, left: false }
+    }
+
+    /// The destination has answered: others may follow.
+    pub(crate) fn answered(&mut self) {
+        if !self.answered {
+            self.answered = true;
+            lock(&self.pool.state).answered += 1;
+        }
+    }
+
     /// The job that waited longest, for a connection that is ready for it.
     pub(crate) fn next(&self) -> Option<Parcel<L>> {
         let mut state = lock(&self.pool.state);
@@ -200,8 +229,8 @@ impl<L> Place<L> {
         {
             return Some(first);
         }
-        state.open -= 1;
         self.left = true;
+        state.leave(self.answered);
         None
     }
 }
@@ -209,7 +238,7 @@ impl<L> Place<L> {
 impl<L> Drop for Place<L> {
     fn drop(&mut self) {
         if !self.left {
-            lock(&self.pool.state).open -= 1;
+            lock(&self.pool.state).leave(self.answered);
         }
     }
 }
@@ -246,9 +275,11 @@ struct Pace {
 impl Pace {
     const WINDOW: Duration = Duration::from_secs(5);
     const PER_SEC_MIN: f64 = 0.1;
+    /// As long as nothing is known.
+    const PER_SEC_AT_FIRST: f64 = 10.0;
 
     fn new(now: Instant) -> Self {
-        Self { since: now, taken: 0, per_sec: Self::PER_SEC_MIN, horizon: now }
+        Self { since: now, taken: 0, per_sec: Self::PER_SEC_AT_FIRST, horizon: now }
     }
 
     fn served(&mut self) {

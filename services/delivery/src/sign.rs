@@ -77,6 +77,11 @@ impl Signatures {
         }
     }
 
+    /// An account's standing is asked for anew.
+    pub(crate) fn forget(&self, account: &AccountId) {
+        self.standings.forget(|(known, _)| known == account);
+    }
+
     /// The signature fields for a header section, CRLF ended.
     pub(crate) async fn sign(
         &self,

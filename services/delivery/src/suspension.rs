@@ -70,6 +70,8 @@ async fn find<S: Spool, L: Limits>(context: &Context<S, L>) {
 async fn release<S: Spool, L: Limits>(context: &Context<S, L>, account: AccountId) {
     // Those that are held from here on are found the next time.
     lock(&context.suspensions.0).remove(&account);
+    // Else what is released would be held again for what was known of the account.
+    context.signatures.forget(&account);
     let mut after = None;
     let mut released = 0;
     loop {
