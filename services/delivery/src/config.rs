@@ -70,7 +70,7 @@ pub struct Config {
     /// A PEM file of authorities whose certificates count as verified, beside the well-known ones.
     #[arg(long, value_name = "FILE")]
     pub delivery_ca_file: Option<PathBuf>,
-    /// What becomes of mail whose domain has no signing key.
+    /// Which mail is signed.
     #[arg(long, value_enum, default_value_t = Sign::Always, value_name = "WHEN")]
     pub delivery_sign: Sign,
     /// Threads that sign; 0 means one for each core.
@@ -141,8 +141,10 @@ pub enum AddressFamily {
 pub enum Sign {
     /// Always: without a key, mail waits.
     Always,
-    /// When the domain has keys; for sites whose next hop signs.
+    /// When the domain has keys.
     WhenKeys,
+    /// Never; for sites whose next hop signs.
+    Never,
 }
 
 /// Settings that contradict each other.

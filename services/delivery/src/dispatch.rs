@@ -222,8 +222,9 @@ async fn sign<S: Spool, L: Limits>(
         return Ok(Some(Arc::clone(signature)));
     }
     let signers = match standing {
+        Standing::Keys(_) if context.sign == Sign::Never => return Ok(None),
         Standing::Keys(signers) => signers,
-        Standing::NoKeys(_) if context.sign == Sign::WhenKeys => return Ok(None),
+        Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
         Standing::NoKeys(reason) | Standing::Unknown(reason) | Standing::Suspended(reason) => {
             return Err(Decision::Wait(SOON, reason.to_string(), None));
         }

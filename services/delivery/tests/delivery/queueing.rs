@@ -64,15 +64,19 @@ async fn without_a_key_or_anybody_to_ask_nothing_leaves() {
 
 #[tokio::test]
 async fn mail_without_keys_leaves_unsigned_only_if_the_settings_say_so() {
-    let mx = Mx::start(Behaviour::usual()).await;
-    let mut site = Site::start(&[&mx], &["--delivery-sign", "when-keys"]).await;
-    site.accounts.set(Standing::Keyless);
-    let letter = Letter::to(&["u@d1.test"]);
-    let octets = letter.octets();
-    site.submit(letter).await;
-    assert_eq!(site.told().await.short(), "delivered 2.0.0");
-    assert_eq!(mx.messages(), [octets]);
-    site.stop().await;
+    for (sign, standing) in
+        [("when-keys", Standing::Keyless), ("never", Standing::Keyless), ("never", Standing::Good)]
+    {
+        let mx = Mx::start(Behaviour::usual()).await;
+        let mut site = Site::start(&[&mx], &["--delivery-sign", sign]).await;
+        site.accounts.set(standing);
+        let letter = Letter::to(&["u@d1.test"]);
+        let octets = letter.octets();
+        site.submit(letter).await;
+        assert_eq!(site.told().await.short(), "delivered 2.0.0");
+        assert_eq!(mx.messages(), [octets], "{sign}");
+        site.stop().await;
+    }
 }
 
 #[tokio::test]
