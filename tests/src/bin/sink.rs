@@ -63,21 +63,12 @@ impl Counts {
     }
 
     fn reset(&self) {
-        let Self {
-            messages,
-            unsigned,
-            unique,
-            duplicates,
-            octets,
-            connections,
-            open: _,
-            open_max,
-            last,
-            seen,
-        } = self;
-        for count in [messages, unsigned, unique, duplicates, octets, connections, open_max, last] {
+        let Self { messages, unsigned, unique, duplicates, octets, connections, open, open_max, last, seen } =
+            self;
+        for count in [messages, unsigned, unique, duplicates, octets, connections, last] {
             count.store(0, Ordering::Relaxed);
         }
+        open_max.store(open.load(Ordering::Relaxed), Ordering::Relaxed);
         for word in seen {
             word.store(0, Ordering::Relaxed);
         }

@@ -54,7 +54,7 @@ impl Kind {
             greeting.is_ok_and(|reply| reply.code == 220)
         });
         if self == Self::Stagepost {
-            choose_keys(folder, signing);
+            retire_other_keys(folder);
         }
         Some(group)
     }
@@ -64,7 +64,7 @@ impl Kind {
 fn stagepost(folder: &Path, signing: Signing) -> Group {
     let sign = match signing {
         Signing::Rsa => "always",
-        Signing::None => "when-keys",
+        Signing::None => "never",
     };
     let script = format!(
         "exec {program} dev --deliver mx --state {state} --ingress-listen 127.0.0.1:{PORT} --delivery-resolvers 127.0.0.1:53 \
@@ -75,8 +75,8 @@ fn stagepost(folder: &Path, signing: Signing) -> Group {
     Group::start("stagepost", &script, &folder.join("log"))
 }
 
-/// Leaves the RSA key alone active, or none.
-fn choose_keys(folder: &Path, signing: Signing) {
+/// Leaves the RSA key alone active, as the other peer has no other.
+fn retire_other_keys(folder: &Path) {
     let state = folder.join("state");
     let ask = |arguments: &[&str]| {
         let mut command = Command::new(program());
@@ -90,11 +90,8 @@ fn choose_keys(folder: &Path, signing: Signing) {
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
     let domain = ask(&["domain", "show", "example.com"]);
-    for key in domain["keys"].as_array().unwrap() {
-        let keep = signing == Signing::Rsa && key["algorithm"] == "rsa-sha256";
-        if !keep {
-            ask(&["domain", "set-key", "example.com", key["selector"].as_str().unwrap(), "retired"]);
-        }
+    for key in domain["keys"].as_array().unwrap().iter().filter(|key| key["algorithm"] != "rsa-sha256") {
+        ask(&["domain", "set-key", "example.com", key["selector"].as_str().unwrap(), "retired"]);
     }
 }
 
