@@ -3,10 +3,10 @@
 /// A plain message with CRLF line ends; `body`'s line ends may be LF.
 pub fn text(from: &str, to: &str, subject: &str, body: &str) -> Vec<u8> {
     let body = body.replace("\r\n", "\n").replace('\n', "\r\n");
+    let id = subject.replace(' ', "-");
     format!(
         "From: {from}\r\nTo: {to}\r\nSubject: {subject}\r\nDate: Wed, 25 Nov 2026 12:00:00 +0000\r\n\
-         Message-ID: <{subject}@client.test>\r\n\r\n{body}\r\n",
-        subject = subject.replace(' ', "-")
+         Message-ID: <{id}@client.test>\r\n\r\n{body}\r\n"
     )
     .into_bytes()
 }
