@@ -145,11 +145,13 @@ fn one_line_says_what_became_of_each_message() {
         client.submit("hello@example.com", &[to], &octets).queue_id();
     }
     let about = |to: &str| dev.lines().into_iter().filter(|line| line.contains(to)).collect::<Vec<_>>();
-    until_true("a line about each", SOON, || messages.iter().all(|to| !about(to).is_empty()));
+    until_true("a line about each", SOON, || {
+        messages.iter().all(|to| !about(&format!("-> {to}: ")).is_empty())
+    });
     // The report of the bounced one goes to the sender, in the sandbox.
-    until_true("a line about the report", SOON, || !about("to hello@example.com").is_empty());
+    until_true("a line about the report", SOON, || !about("-> hello@example.com: ").is_empty());
     for (to, outcome) in messages.into_iter().zip(["delivered", "bounced", "delivered"]) {
-        let about = about(to);
+        let about = about(&format!("-> {to}: "));
         assert!(about.len() == 1 && about[0].contains(outcome), "{about:?}");
     }
     assert_eq!(dev.lines().len(), 4, "{:?}", dev.lines());
@@ -166,7 +168,7 @@ fn a_restart_keeps_keys_credentials_and_what_is_queued() {
     let octets = message::text("hello@example.com", to, "waits", "Hello.");
     let queue_id = dev.login().submit("hello@example.com", &[to], &octets).queue_id();
     let waits = |dev: &Dev| {
-        let queue = dev.ask(&["queue", "list", "--state", "waiting"]);
+        let queue = dev.ask(&["queue", "list", "--status", "waiting"]);
         queue.as_array().unwrap().iter().any(|job| job["job"].as_str().unwrap().starts_with(&queue_id))
     };
     until_true("the first attempt", SOON, || waits(&dev));

@@ -161,7 +161,7 @@ impl Office {
         Ok(new)
     }
 
-    /// Removes the account with all that is its own.
+    /// Removes the account with all that is its own, unless another owner manages a part of it.
     pub(crate) async fn delete_account(&self, account: &str, by: Owner) -> Result<(), ChangeError> {
         let _turn = self.changing.lock().await;
         let book = self.book();
@@ -169,6 +169,12 @@ impl Office {
         check_owner("account", &account.name, account.managed_by, by)?;
         let credentials: Vec<Credential> = book.credentials_of(&account.id).cloned().collect();
         let domains: Vec<Domain> = book.domains_of(&account.id).cloned().collect();
+        for credential in &credentials {
+            check_owner("credential", &credential.username, credential.managed_by, by)?;
+        }
+        for domain in &domains {
+            check_owner("domain", &domain.name, domain.managed_by, by)?;
+        }
         let mut changes = vec![Kept::change(Some(&account), None)];
         changes.extend(credentials.iter().map(|credential| Kept::change(Some(credential), None)));
         changes.extend(domains.iter().map(|domain| Kept::change(Some(domain), None)));

@@ -1,14 +1,14 @@
 //! Signing keys at rest: AES-256-GCM with a key from a file of its own.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
-use crate::secret::{from_hex, to_hex};
+use crate::secret::{from_hex, random_text, to_hex};
 
 /// What is sealed can't be opened, or the sealing key can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum SealError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file holds something else.
     #[error("the sealing key {path} must be 64 hexadecimal digits")]
@@ -44,20 +44,23 @@ pub(crate) struct Seal(LessSafeKey);
 impl Seal {
     pub(crate) fn load_or_make(path: &Path) -> Result<Self, SealError> {
         let file = |attempt| move |source| SealError::File { attempt, path: path.into(), source };
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut made) => {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&Zeroizing::new(text), path),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 let key = Zeroizing::new(runtime::random::<32>());
                 let text = Zeroizing::new(to_hex(key.as_slice()));
-                made.write_all(text.as_bytes()).and_then(|()| made.sync_all()).map_err(file("make"))?;
-                Self::new(key.as_slice(), path)
+                make_file(path, text.as_bytes()).map_err(file("make"))?;
+                // Somebody else may have been quicker: what the file holds is the key.
+                let text = Zeroizing::new(fs::read_to_string(path).map_err(file("read"))?);
+                Self::parse(&text, path)
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let text = Zeroizing::new(std::fs::read_to_string(path).map_err(file("read"))?);
-                let key = from_hex(text.trim()).map(Zeroizing::new);
-                Self::new(&key.unwrap_or_default(), path)
-            }
-            Err(error) => Err(file("make")(error)),
+            Err(error) => Err(file("read")(error)),
         }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, SealError> {
+        let key = from_hex(text.trim()).map(Zeroizing::new);
+        Self::new(&key.unwrap_or_default(), path)
     }
 
     fn new(key: &[u8], path: &Path) -> Result<Self, SealError> {
@@ -87,8 +90,29 @@ impl Seal {
     }
 }
 
+/// Puts a file in place whole or not at all, and never over another. It is on disk before anything is sealed with it:
+/// a key that a power cut takes away takes all signing keys along.
+fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension(format!("new-{}", random_text(8)));
+    let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = made.write_all(content).and_then(|()| made.sync_all());
+    let linked = written.and_then(|()| fs::hard_link(&beside, path));
+    fs::remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -97,12 +121,14 @@ mod tests {
         let path = folder.path().join("key");
         let seal = Seal::load_or_make(&path).unwrap();
         let sealed = seal.seal("s of example.com", b"secret").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let again = Seal::load_or_make(&path).unwrap();
         assert_eq!(*again.unseal("s of example.com", &sealed).unwrap(), b"secret");
         assert!(again.unseal("t of example.com", &sealed).is_err());
         let other = Seal::load_or_make(&folder.path().join("other")).unwrap();
         assert!(other.unseal("s of example.com", &sealed).is_err());
-        std::fs::write(&path, "abc").unwrap();
+        fs::write(&path, "abc").unwrap();
         assert!(matches!(Seal::load_or_make(&path), Err(SealError::Malformed { .. })));
     }
 }

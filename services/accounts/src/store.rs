@@ -74,8 +74,11 @@ impl Embedded {
             .open(path)
             .map_err(|error| failed(error.to_string()))?;
         let backend = FileBackend::new(file).map_err(|error| failed(error.to_string()))?;
-        let database =
-            Database::builder().create_with_backend(backend).map_err(|error| failed(error.to_string()))?;
+        // The file is small, and who may send must not be read from a damaged one: all checksums are verified first.
+        let database = Database::builder()
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
+            .map_err(|error| failed(error.to_string()))?;
         let store = Self { path: path.into(), database };
         // The table is there from the first on, so that reading needs no special case.
         store.change(&[])?;
@@ -156,5 +159,39 @@ mod tests {
         std::fs::write(&path, "this is no database".repeat(1000)).unwrap();
         let error = Embedded::open(&path).err().unwrap().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_or_read_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let store = Embedded::open(&path).unwrap();
+        for number in 0..100 {
+            store.change(&[set(&format!("key {number}"), None, Some(&"value ".repeat(number)))]).unwrap();
+        }
+        let kept = store.all().unwrap();
+        drop(store);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for place in (0..whole.len()).step_by(whole.len() / 300) {
+            let mut altered = whole.clone();
+            altered[place..].iter_mut().take(16).for_each(|octet| *octet ^= 0xa5);
+            for content in [&altered[..], &whole[..place]] {
+                std::fs::write(&path, content).unwrap();
+                let opened = std::panic::catch_unwind(|| Embedded::open(&path).map(|store| store.all()));
+                match opened {
+                    Ok(Ok(found)) if content.is_empty() => assert_eq!(found.unwrap(), []),
+                    Ok(Ok(found)) => assert_eq!(found.unwrap(), kept),
+                    Ok(Err(error)) => {
+                        refused += 1;
+                        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+                    }
+                    // redb asserts in debug builds what it returns as an error in others.
+                    Err(_) if cfg!(debug_assertions) => {}
+                    Err(_) => panic!("at octet {place}"),
+                }
+            }
+        }
+        assert!(refused > 0);
     }
 }

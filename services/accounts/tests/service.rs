@@ -248,6 +248,46 @@ async fn a_deleted_account_takes_its_credentials_and_domains_along() {
     assert!(service.domain(&other.name, "example.com", false).await.is_ok());
 }
 
+#[tokio::test]
+async fn an_account_is_not_deleted_over_the_head_of_who_manages_a_part_of_it() {
+    let service = service().await;
+    service.account("shop").await;
+    let request = CreateCredentialRequest {
+        account: "shop".into(),
+        username: "app".into(),
+        managed_by: ManagedBy::Operator.into(),
+        ..Default::default()
+    };
+    let secret = service.office().create_credential(request).await.unwrap().into_inner().secret;
+    let delete = DeleteAccountRequest { account: "shop".into(), ..Default::default() };
+    let refused = service.office().delete_account(delete).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("credential app"), "{}", refused.message());
+    assert!(service.login("app", &secret).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sessions_that_log_in_at_once_with_a_chosen_password_all_get_in() {
+    let service = service().await;
+    service.account("shop").await;
+    let request = CreateCredentialRequest {
+        account: "shop".into(),
+        username: "app".into(),
+        password: b"correct horse".to_vec().into(),
+        ..Default::default()
+    };
+    service.office().create_credential(request).await.unwrap();
+    let service = std::sync::Arc::new(service);
+    let mut sessions = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let service = std::sync::Arc::clone(&service);
+        let password = if number == 100 { "wrong horse" } else { "correct horse" };
+        sessions.spawn(async move { service.login("app", password).await.is_ok() });
+    }
+    let right = sessions.join_all().await.into_iter().filter(|right| *right).count();
+    assert_eq!(right, 199);
+}
+
 #[test]
 fn another_sealing_key_is_noticed_at_the_start() {
     let folder = tempfile::tempdir().unwrap();

@@ -88,6 +88,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
                 Err(LoginRefusal::Reply(Reply::new(535, (5, 7, 8), text)))
             }
             Err(LoginError::Unavailable(cause)) => {
+                self.limits.login_undecided(&user, client);
                 tracing::warn!(%client, %cause, "a login could not be checked");
                 let text = "logins can't be checked just now; try again later";
                 Err(LoginRefusal::Reply(Reply::new(454, (4, 7, 0), text)))

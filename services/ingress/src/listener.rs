@@ -1,6 +1,6 @@
 //! Accepting connections, and ending them when the process ends.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,7 @@ fn admit<S: Spool, L: Limits>(
 ) {
     let place = match doors.admission.admit(peer.ip()) {
         Ok(place) => place,
-        Err(crowded) => return turn_away(&stream, opening, crowded),
+        Err(crowded) => return turn_away(stream, opening, crowded),
     };
     let session = open(Arc::clone(doors), stream, peer, opening, place, shutdown.child_token());
     sessions.spawn(async move {
@@ -105,11 +105,13 @@ fn admit<S: Spool, L: Limits>(
 }
 
 /// Costs no task and no wait: the reply fits the socket's empty buffer or is not sent.
-fn turn_away(stream: &TcpStream, opening: Opening, crowded: Crowded) {
-    if opening == Opening::Smtp {
+fn turn_away(stream: TcpStream, opening: Opening, crowded: Crowded) {
+    if opening == Opening::Smtp
+        && let Ok(mut stream) = stream.into_std()
+    {
         let reply = format!("421 4.7.0 {}; try again later\r\n", crowded.as_str());
         // A client that doesn't learn why it was turned away sees a closed connection, which says the same.
-        let _ = stream.try_write(reply.as_bytes());
+        let _ = stream.write(reply.as_bytes());
     }
 }
 

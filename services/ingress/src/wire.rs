@@ -175,9 +175,15 @@ impl Wire {
     pub(crate) async fn start_tls(mut self, acceptor: TlsAcceptor, limit: Duration) -> io::Result<Self> {
         self.flush().await?;
         (self.input, self.start) = (Vec::new(), 0);
+        let Drain::Awaited(shutdown) = &mut self.draining else {
+            return Err(io::Error::other("the process ends"));
+        };
         // The handshake's own state is large and short-lived.
-        let handshake = Box::pin(self.stream.start_tls(acceptor));
-        self.stream = timeout(limit, handshake).await??;
+        let handshake = Box::pin(timeout(limit, self.stream.start_tls(acceptor)));
+        self.stream = tokio::select! {
+            handshake = handshake => handshake??,
+            () = shutdown.as_mut() => return Err(io::Error::other("the process ends")),
+        };
         Ok(self)
     }
 

@@ -76,3 +76,15 @@ async fn a_message_that_does_not_come_to_an_end_is_cut_off() {
     client.expect("421 4.3.2").await;
     site.ended().await;
 }
+
+#[tokio::test]
+async fn a_handshake_that_does_not_go_on_keeps_nobody() {
+    let site = Site::start(&[]).await;
+    let mut client = site.client().await;
+    client.play("C: STARTTLS\nS: 220").await;
+    let began = std::time::Instant::now();
+    site.begin_to_end();
+    client.expect_end().await;
+    site.ended().await;
+    assert!(began.elapsed() < PATIENCE);
+}

@@ -79,7 +79,7 @@ async fn accounts_that_is_away_hangs_or_talks_nonsense_is_no_wrong_password() {
     }
     site.stop_accounts().await;
     let mut client = site.client().await;
-    for _ in 0..5 {
+    for _ in 0..100 {
         client.play(&format!("{LOGIN}\nS: 454 4.7.0")).await;
     }
     site.start_accounts().await;

@@ -20,7 +20,6 @@ pub(crate) struct Store {
     /// Accepts take until this is rung.
     pub(crate) slow: AtomicBool,
     pub(crate) go_on: Notify,
-    pub(crate) forget: AtomicBool,
 }
 
 impl Store {
@@ -51,7 +50,6 @@ impl Spool for Store {
         if let Some(refusal) = self.refusal.lock().unwrap().clone() {
             return Err(refusal);
         }
-        if self.forget.load(Ordering::SeqCst) { return Ok(()); }
         self.messages.lock().unwrap().push(message);
         Ok(())
     }
