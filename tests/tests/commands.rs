@@ -139,7 +139,11 @@ fn domains_are_added_with_the_records_to_publish_and_removed() {
         "{added}"
     );
     assert!(added.contains("v=spf1") && added.contains("_dmarc.news.test. IN TXT"), "{added}");
-    assert!(added.split('"').all(|part| part.len() <= 255), "a TXT string has at most 255 octets\n{added}");
+    let strings = added.split('"').skip(1).step_by(2);
+    assert!(
+        strings.map(str::len).all(|octets| octets <= 255),
+        "a TXT string has at most 255 octets\n{added}"
+    );
 
     let shown = stagepost.ask(&["domain", "show", "news.test"]);
     let states: Vec<&Value> = shown["keys"].as_array().unwrap().iter().map(|key| &key["state"]).collect();

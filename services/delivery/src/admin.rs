@@ -1,5 +1,6 @@
 //! The queue for administrators: gRPC `stagepost.admin.v1.Queue` over a [`Spool`].
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use mail::{AccountId, JobId, JobKind, QueueId, Recipient, Timestamp};
@@ -53,7 +54,7 @@ impl<S: Spool> Queue for Administration<S> {
         let query = Query { queue_id: Some(queue_id), ..Query::default() };
         let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
         if entries.is_empty() {
-            return Err(nothing());
+            return Err(nothing(&queue_id));
         }
         let jobs = entries.iter().map(queued_job).collect();
         let header = match header {
@@ -66,18 +67,20 @@ impl<S: Spool> Queue for Administration<S> {
     }
 
     async fn retry(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
-        changed(self.spool.release(selection(&request.into_inner().id)?).await)
+        let id = request.into_inner().id;
+        changed(&id, self.spool.release(selection(&id)?).await)
     }
 
     async fn hold(&self, request: Request<admin::HoldRequest>) -> Answer<admin::ChangeResponse> {
         let admin::HoldRequest { id, reason } = request.into_inner();
         let reason = if reason.is_empty() { "held by an administrator".to_owned() } else { reason };
-        changed(self.spool.hold(selection(&id)?, reason).await)
+        changed(&id, self.spool.hold(selection(&id)?, reason).await)
     }
 
     async fn remove(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
-        let removed = self.spool.remove(selection(&request.into_inner().id)?).await;
-        changed(removed.map(|jobs| jobs.len()))
+        let id = request.into_inner().id;
+        let removed = self.spool.remove(selection(&id)?).await;
+        changed(&id, removed.map(|jobs| jobs.len()))
     }
 }
 
@@ -118,9 +121,9 @@ fn selection(id: &str) -> Result<Selection, Status> {
     id.parse().map(Selection::Message).map_err(invalid)
 }
 
-fn changed(jobs: Result<usize, SettleError>) -> Answer<admin::ChangeResponse> {
+fn changed(id: &str, jobs: Result<usize, SettleError>) -> Answer<admin::ChangeResponse> {
     match jobs {
-        Ok(0) => Err(nothing()),
+        Ok(0) => Err(nothing(&id)),
         Ok(jobs) => {
             Ok(Response::new(admin::ChangeResponse { jobs: u32::try_from(jobs).unwrap_or(u32::MAX) }))
         }
@@ -184,8 +187,8 @@ fn invalid(error: impl ToString) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-fn nothing() -> Status {
-    Status::not_found("nothing of it is queued")
+fn nothing(id: &impl Display) -> Status {
+    Status::not_found(format!("nothing of {id} is queued"))
 }
 
 fn unreadable(error: &ContentError) -> Status {

@@ -50,8 +50,7 @@ pub(crate) enum LoginRefusal {
 
 impl<S: Spool, L: Limits> Gate<S, L> {
     pub(crate) fn new(settings: &Settings, parts: Parts<S, L>) -> Arc<Self> {
-        let Parts { spool, limits, directory, observer, host_name, lifetime_secs, tls: _, security: _ } =
-            parts;
+        let Parts { spool, limits, directory, observer, host_name, lifetime_secs, security: _ } = parts;
         Arc::new(Self {
             spool,
             directory: Directory::new(directory, settings.directory),

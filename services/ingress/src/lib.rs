@@ -62,8 +62,6 @@ pub struct Parts<S, L> {
     pub limits: Arc<L>,
     /// Accounts.
     pub directory: DirectoryClient<runtime::rpc::Client>,
-    /// The certificate; without one there is neither STARTTLS nor implicit TLS.
-    pub tls: Option<ServerTls>,
     /// Is told what was accepted and refused.
     pub observer: Arc<dyn Observer>,
     /// Our name: in the greeting and in Received fields.
@@ -80,7 +78,6 @@ impl<S, L> Clone for Parts<S, L> {
             spool: Arc::clone(&self.spool),
             limits: Arc::clone(&self.limits),
             directory: self.directory.clone(),
-            tls: self.tls.clone(),
             observer: Arc::clone(&self.observer),
             host_name: self.host_name.clone(),
             security: self.security,
@@ -89,15 +86,7 @@ impl<S, L> Clone for Parts<S, L> {
     }
 }
 
-/// Why ingress can't start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A port for implicit TLS without a certificate.
-    #[error("--ingress-listen-tls needs a certificate and its key; give both, or leave the setting empty")]
-    NoCertificate,
-}
-
-/// Why a port can't be had.
+/// Why ports can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The system refuses.
@@ -110,6 +99,9 @@ pub enum BindError {
         /// Why.
         source: std::io::Error,
     },
+    /// A port for implicit TLS without a certificate.
+    #[error("--ingress-listen-tls needs a certificate and its key; give both, or leave the setting empty")]
+    NoCertificate,
     /// A message of the announced size would never find room.
     #[error(
         "--ingress-memory-bytes-max is {memory}, less than a message may have: --ingress-size-bytes-max is {size}"
@@ -127,6 +119,7 @@ pub enum BindError {
 pub struct Listeners {
     smtp: Vec<TcpListener>,
     tls: Vec<TcpListener>,
+    certificate: Option<ServerTls>,
 }
 
 impl Listeners {
@@ -141,11 +134,15 @@ impl Listeners {
     }
 }
 
-/// Binds all ports, within a tokio runtime, before anything is started.
+/// Binds all ports, within a tokio runtime, before anything is started. Without a certificate there is neither STARTTLS nor
+/// implicit TLS.
 ///
 /// # Errors
 /// When a port can't be had, naming it and its setting, or when settings contradict each other.
-pub fn bind(config: &Config) -> Result<Listeners, BindError> {
+pub fn bind(config: &Config, certificate: Option<ServerTls>) -> Result<Listeners, BindError> {
+    if !config.ingress_listen_tls.is_empty() && certificate.is_none() {
+        return Err(BindError::NoCertificate);
+    }
     let (memory, size) = (config.ingress_memory_bytes_max, config.ingress_size_bytes_max);
     if memory < size {
         return Err(BindError::Memory { memory, size });
@@ -159,6 +156,7 @@ pub fn bind(config: &Config) -> Result<Listeners, BindError> {
     Ok(Listeners {
         smtp: all(&config.ingress_listen, "--ingress-listen")?,
         tls: all(&config.ingress_listen_tls, "--ingress-listen-tls")?,
+        certificate,
     })
 }
 
@@ -171,19 +169,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves the listeners until `shutdown`: then none is accepted, sessions between commands are closed with 421, messages that
 /// are being received have `--ingress-drain-secs` to be finished.
-///
-/// # Errors
-/// When the parts don't fit the configuration; nothing has been served then.
 pub async fn run<S: Spool, L: Limits>(
     config: Config,
     parts: Parts<S, L>,
     listeners: Listeners,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    if !listeners.tls.is_empty() && parts.tls.is_none() {
-        return Err(Error::NoCertificate);
-    }
-    let starttls = if parts.tls.is_some() { StartTls::Offered } else { StartTls::NotOffered };
+) {
+    let starttls = if listeners.certificate.is_some() { StartTls::Offered } else { StartTls::NotOffered };
     let settings = Settings::new(&config, &parts.host_name, starttls);
     let distant = Arc::new(settings.smtp.clone());
     let nearby = match parts.security {
@@ -192,11 +184,10 @@ pub async fn run<S: Spool, L: Limits>(
             Arc::new(smtp::server::Settings { auth: AuthOffer::Always, ..settings.smtp.clone() })
         }
     };
-    let tls = parts.tls.clone();
     let gate = Gate::new(&settings, parts);
     let doors = Arc::new(Doors {
         gate: Arc::clone(&gate),
-        tls,
+        tls: listeners.certificate,
         times: settings.times,
         messages_max: settings.messages_max,
         admission: Admission::new(settings.caps.within_descriptors()),
@@ -212,5 +203,4 @@ pub async fn run<S: Spool, L: Limits>(
     }
     while ports.join_next().await.is_some() {}
     gate.directory.close().await;
-    Ok(())
 }

@@ -44,8 +44,7 @@ pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 
 /// `stagepost run`.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let _guard = runtime::telemetry::start(settings.process.log_format, &settings.process.log)
-        .map_err(|error| Failure::Configuration(format!("setting `log`: {error}")))?;
+    let _guard = runtime::telemetry::start(settings.process.log_format, settings.process.log.clone());
     let shutdown =
         runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
     let watch = Watch {
@@ -87,7 +86,8 @@ impl Site {
         let host_name = process.host_name().map_err(wrong)?;
         let tls = server_tls(process)?;
         settings.delivery.check().map_err(|error| wrong(error.to_string()))?;
-        let listeners = ingress::bind(&settings.ingress).map_err(|error| wrong(error.to_string()))?;
+        let listeners =
+            ingress::bind(&settings.ingress, tls.clone()).map_err(|error| wrong(error.to_string()))?;
         make_state(&process.state)?;
         let token =
             Token::load_or_make(&token_path(&process.state)).map_err(|error| wrong(error.to_string()))?;
@@ -142,7 +142,6 @@ impl Site {
             spool: Arc::clone(&spool),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(client.clone()),
-            tls: tls.clone(),
             observer: watch.ingress,
             host_name: host_name.clone(),
             security: watch.auth,
@@ -176,8 +175,8 @@ impl Site {
             (Service::Delivery, ended.context("delivery failed"))
         });
         tasks.spawn(async move {
-            let ended = ingress::run(ingress, ingress_parts, listeners, shutdown).await;
-            (Service::Ingress, ended.context("ingress failed"))
+            ingress::run(ingress, ingress_parts, listeners, shutdown).await;
+            (Service::Ingress, Ok(()))
         });
         Ok(tasks)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use runtime::rpc::Server;
-use runtime::telemetry::LogFormat;
+use runtime::telemetry::{LogFilter, LogFormat};
 use smtp::address::Domain;
 
 /// Where `stagepost run` keeps its state.
@@ -52,7 +52,7 @@ pub(crate) struct Process {
     pub(crate) accounts_token_file: Option<PathBuf>,
     /// What is logged: a level (error, warn, info, debug, trace) or directives such as `info,delivery=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub(crate) log: String,
+    pub(crate) log: LogFilter,
     /// How log lines look: `text` or `json`.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,

@@ -60,11 +60,8 @@ async fn a_handshake_that_never_comes_is_given_up() {
 
 #[tokio::test]
 async fn a_tls_port_without_a_certificate_is_an_error_at_the_start() {
-    let site = Site::start(&[]).await;
     let config = crate::harness::config(&["--ingress-listen-tls", "127.0.0.1:0"]);
-    let listeners = ingress::bind(&config).unwrap();
-    let parts = ingress::Parts { tls: None, ..site.parts.clone() };
-    let error = ingress::run(config, parts, listeners, Default::default()).await.unwrap_err();
+    let error = ingress::bind(&config, None).unwrap_err();
     assert!(error.to_string().contains("--ingress-listen-tls"), "{error}");
 }
 
@@ -72,6 +69,6 @@ async fn a_tls_port_without_a_certificate_is_an_error_at_the_start() {
 async fn a_port_that_is_taken_is_named_with_its_setting() {
     let site = Site::start(&[]).await;
     let config = crate::harness::config(&["--ingress-listen", &site.address.to_string()]);
-    let error = ingress::bind(&config).unwrap_err().to_string();
+    let error = ingress::bind(&config, None).unwrap_err().to_string();
     assert!(error.contains(&site.address.to_string()) && error.contains("--ingress-listen"), "{error}");
 }

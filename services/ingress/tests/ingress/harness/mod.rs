@@ -52,7 +52,7 @@ pub(crate) struct Site {
     /// Trusts the site's certificate.
     pub(crate) roots: rustls::RootCertStore,
     shutdown: CancellationToken,
-    served: JoinHandle<Result<(), ingress::Error>>,
+    served: JoinHandle<()>,
     accounts_server: CancellationToken,
     folder: TempDir,
 }
@@ -75,14 +75,13 @@ impl Site {
             spool: Arc::clone(&store),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(rpc_client.clone()),
-            tls: Some(tls),
             observer: Arc::new(LogObserver),
             host_name: "mail.sender.test".parse().unwrap(),
             security,
             lifetime_secs: 3600,
         };
         let config = config(flags);
-        let listeners = ingress::bind(&config).unwrap();
+        let listeners = ingress::bind(&config, Some(tls)).unwrap();
         let address = listeners.smtp_addresses()[0];
         let tls_address = listeners.tls_addresses().first().copied();
         let shutdown = CancellationToken::new();
@@ -154,7 +153,7 @@ impl Site {
 
     /// The process has ended.
     pub(crate) async fn ended(self) {
-        tokio::time::timeout(PATIENCE, self.served).await.expect("ends in time").unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.served).await.expect("ends in time").unwrap();
     }
 }
 
