@@ -1,7 +1,8 @@
-//! Trouble with the disk: one that fills up, and one that says no to a sync.
+//! Trouble with the disk: one that fills up, and one whose syncs fail or are slow.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -67,19 +68,28 @@ impl Drop for Ballast {
     }
 }
 
-/// Makes every fsync, fdatasync and msync of a running process fail with EIO until it is dropped. It attaches with strace, so
+/// Gives a running process trouble with every fsync, fdatasync and the like until it is dropped. It attaches with strace, so
 /// that calls are caught however the process makes them.
 #[derive(Debug)]
-pub struct FailingSync {
+pub struct SyncTrouble {
     strace: Process,
 }
 
-impl FailingSync {
-    /// Attaches to all threads of a process.
-    pub fn attach(process: &Process, log: &Path) -> Self {
+impl SyncTrouble {
+    /// Each call fails with EIO.
+    pub fn failing(process: &Process, log: &Path) -> Self {
+        Self::attach(process, log, "error=EIO")
+    }
+
+    /// Each call begins so much later.
+    pub fn slow(process: &Process, log: &Path, by: Duration) -> Self {
+        Self::attach(process, log, &format!("delay_enter={}", by.as_micros()))
+    }
+
+    fn attach(process: &Process, log: &Path, what: &str) -> Self {
+        const CALLS: &str = "fsync,fdatasync,msync,sync_file_range,syncfs";
         let mut command = Command::new("strace");
-        command.args(["-f", "-e", "trace=fsync,fdatasync,msync,sync_file_range,syncfs"]);
-        command.args(["-e", "inject=fsync,fdatasync,msync,sync_file_range,syncfs:error=EIO"]);
+        command.args(["-f", "-e", &format!("trace={CALLS}"), "-e", &format!("inject={CALLS}:{what}")]);
         command.args(["-p", &process.id().to_string()]);
         let mut strace = Process::start("strace", command, log);
         let threads =
@@ -93,13 +103,14 @@ impl FailingSync {
         Self { strace }
     }
 
-    /// How many calls failed so far.
+    /// How many calls had it so far.
     pub fn count(&self) -> usize {
-        self.strace.log().matches("(INJECTED)").count()
+        let log = self.strace.log();
+        log.matches("(INJECTED)").count() + log.matches("(DELAYED)").count()
     }
 }
 
-impl Drop for FailingSync {
+impl Drop for SyncTrouble {
     fn drop(&mut self) {
         // Interrupted, strace lets the process go on as it was.
         self.strace.signal(Signal::INT);

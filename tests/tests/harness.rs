@@ -8,7 +8,7 @@ use mail_auth::common::headers::HeaderWriter as _;
 use mail_auth::dkim::DkimSigner;
 use rcgen::{KeyPair, PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use tests::fault::{FailingSync, SmallDisk};
+use tests::fault::{SmallDisk, SyncTrouble};
 use tests::lab::Lab;
 use tests::peers::{Aiosmtpd, Exim, Postfix, Postgrey};
 use tests::process::Process;
@@ -131,7 +131,7 @@ fn syncs_fail_while_the_fault_is_attached() {
     let lines = |word: &str| process.log().lines().filter(|line| *line == word).count();
     let soon = tests::deadline::SOON;
     tests::deadline::until_true("a good sync", soon, || lines("good") > 0);
-    let fault = FailingSync::attach(&process, &lab.folder().join("strace.log"));
+    let fault = SyncTrouble::failing(&process, &lab.folder().join("strace.log"));
     tests::deadline::until_true("a bad sync", soon, || lines("bad") > 0);
     assert!(fault.count() > 0);
     drop(fault);

@@ -113,7 +113,8 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         };
         let jobs =
             Job::group(recipients, JOB_RECIPIENTS_MAX).into_iter().map(|recipients| NewJob { recipients });
-        let message = NewMessage { message, jobs: jobs.collect(), content };
+        let message =
+            NewMessage { origin: spool::Origin::Submission, message, jobs: jobs.collect(), content };
         let jobs = message.jobs.len();
         self.store(message, tickets).await?;
         drop(reservation);

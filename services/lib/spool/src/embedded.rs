@@ -45,7 +45,9 @@ use smtp::address::Host;
 use tokio::sync::{Notify, oneshot};
 
 use crate::record;
-use crate::{AcceptError, ContentError, Entry, NewMessage, Query, Selection, SettleError, Spool, Summary};
+use crate::{
+    AcceptError, ContentError, Entry, NewMessage, Origin, Query, Selection, SettleError, Spool, Summary,
+};
 use disk::{Disk, FileDisk, FileDiskError};
 use frame::{Checksums, Frame, Kind};
 use index::{Index, Standing};
@@ -191,17 +193,17 @@ impl Spool for Embedded {
 
     async fn accept(&self, new: NewMessage) -> Result<(), AcceptError> {
         let closed = || AcceptError::Unavailable("the queue is closed".into());
-        self.room_for(new.content.octets())?;
+        self.store.core.room.check(new.origin, new.content.octets())?;
         let frame = accepted_frame(self.store.core.magic, &new).await;
         let (answer, answered) = oneshot::channel();
         let jobs = new.jobs.into_iter().map(|job| job.recipients).collect();
-        let accept = Accept { frame, message: Arc::new(new.message), jobs, answer };
+        let accept = Accept { origin: new.origin, frame, message: Arc::new(new.message), jobs, answer };
         self.store.send(Request::Accept(Box::new(accept))).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 
     fn room_for(&self, octets: u64) -> Result<(), AcceptError> {
-        self.store.core.room.check(octets)
+        self.store.core.room.check(Origin::Submission, octets)
     }
 
     async fn lease(&self, max: usize) -> Vec<EmbeddedLease> {

@@ -16,6 +16,6 @@ mod record;
 mod store;
 
 pub use store::{
-    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Query, Retry,
+    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Origin, Query, Retry,
     Selection, SettleError, Spool, StateName, Summary,
 };

@@ -21,9 +21,20 @@ impl Content {
     }
 }
 
-/// What ingress hands over: it is kept whole or not at all.
+/// Where a message comes from; it decides how much room there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody submits it, and can come again when there is room.
+    Submission,
+    /// The report of a job: what it is about can't end without it, so that it may use what is kept in reserve.
+    Report,
+}
+
+/// What ingress, or delivery for a report, hands over: it is kept whole or not at all.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
+    /// Where it comes from.
+    pub origin: Origin,
     /// What all its jobs share.
     pub message: Message,
     /// Its jobs, one per recipient host, 1 to 1,000 of them.
@@ -114,7 +125,7 @@ pub trait Spool: Send + Sync + 'static {
     /// that is known or was accepted before (a report's derived one) is `Ok` and changes nothing while its jobs exist.
     fn accept(&self, message: NewMessage) -> impl Future<Output = Result<(), AcceptError>> + Send;
 
-    /// Whether a message of this many octets would be taken now; ingress asks before it reads one.
+    /// Whether a submission of this many octets would be taken now; ingress asks before it reads one.
     fn room_for(&self, octets: u64) -> Result<(), AcceptError>;
 
     /// Waits until there is a job and gives 1 to `max` of them: fair between lanes, then between the accounts of a lane,

@@ -18,7 +18,7 @@ use proto::accounts::v1::signing_client::SigningClient;
 use runtime::rpc::{self, Listener, Token};
 use smtp::address::{Address, ReversePath, Utf8};
 use spool::embedded::{Embedded, Settings};
-use spool::{Content, Entry, NewJob, NewMessage, Query, Spool};
+use spool::{Content, Entry, NewJob, NewMessage, Origin, Query, Spool};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -277,7 +277,12 @@ impl Letter {
         message.octets = content.len() as u64;
         message.body_hash = *hasher.finish().as_bytes();
         let jobs = Job::group(recipients, 100).into_iter().map(|recipients| NewJob { recipients }).collect();
-        NewMessage { message, jobs, content: Content { pieces: vec![content.into()] } }
+        NewMessage {
+            origin: Origin::Submission,
+            message,
+            jobs,
+            content: Content { pieces: vec![content.into()] },
+        }
     }
 }
 

@@ -4,26 +4,37 @@ use mail::JobKind;
 
 use super::sample::{bounced, deferred, message, recipients};
 use super::{Setup, Stage, lease, must};
-use crate::{AcceptError, Lease, Retry, Spool};
+use crate::{AcceptError, Lease, NewMessage, Origin, Retry, Spool};
 
 /// Small enough to be filled, large enough for a backend's own overhead.
 const OCTETS: u64 = 24 << 20;
+/// Who gets the reports.
+const SENDER: &str = "sender@example.com";
 
-/// Everything fails for good: each job makes a report, each report ends, then there is room again.
+/// Everything fails for good: each job makes a report, each report a message to the sender, for which there is still room;
+/// they are delivered, then there is room again.
 pub async fn a_full_store_drains_by_bouncing<S: Stage>(stage: &mut S) {
     let setup = Setup { octets_max: OCTETS, ..Setup::default() };
     let spool = stage.open(setup).await;
     let accepted = fill(&spool, stage).await;
-    let (mut failed, mut reported) = (0, 0);
-    while reported < accepted {
+    let (mut failed, mut reported, mut told) = (0, 0, 0);
+    while told < accepted {
         for job in lease(&spool, 64).await {
             match &job.job().kind {
+                JobKind::Delivery { recipients } if recipients[0].address.to_string() == SENDER => {
+                    must(job.done(Vec::new()).await, "deliver a report from a full store");
+                    told += 1;
+                }
                 JobKind::Delivery { recipients } => {
                     let failure = vec![bounced(&recipients[0], stage.now())];
                     must(job.done(failure).await, "fail in a full store");
                     failed += 1;
                 }
                 JobKind::Report { .. } => {
+                    let content = vec![b'r'; 3_000];
+                    let report = message(100_000 + reported, "a", &[&[SENDER]], &content, stage.now());
+                    let report = NewMessage { origin: Origin::Report, ..report };
+                    must(spool.accept(report).await, "report from a full store");
                     must(job.done(Vec::new()).await, "end a report in a full store");
                     reported += 1;
                 }

@@ -10,7 +10,7 @@ use smtp::command::Notify;
 use smtp::reply::{EnhancedCode, Reply};
 
 use super::must;
-use crate::{Content, NewJob, NewMessage};
+use crate::{Content, NewJob, NewMessage, Origin};
 
 /// A message of an account to recipients, a job for each in turn; everything that can be set is.
 pub(super) fn message(
@@ -48,7 +48,7 @@ pub(super) fn message(
     let job =
         |addresses: &&[&str]| NewJob { recipients: addresses.iter().map(|text| recipient(text)).collect() };
     let content = Content { pieces: content.chunks(100_000).map(Bytes::copy_from_slice).collect() };
-    NewMessage { message, jobs: jobs.iter().map(job).collect(), content }
+    NewMessage { origin: Origin::Submission, message, jobs: jobs.iter().map(job).collect(), content }
 }
 
 /// A message with one recipient.

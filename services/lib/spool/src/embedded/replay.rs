@@ -92,13 +92,18 @@ impl Found {
             segments
                 .push(FoundSegment::open(disk, *number).map_err(|source| read_error(disk, *number, source))?);
         }
-        for orphan in
-            names.iter().filter(|name| side_number(name).is_some_and(|side| !numbers.contains(&side)))
-        {
-            // Its segment went first.
-            let _ = disk.remove(orphan);
+        let newest = numbers.last().copied().unwrap_or_default();
+        let mut damage = Vec::new();
+        for (orphan, number) in names.iter().filter_map(|name| Some((name, side_number(name)?))) {
+            // Segments are given up before their side files, but never the newest.
+            if number > newest {
+                damage.push(missing(disk, number));
+            }
+            if !numbers.contains(&number) {
+                let _ = disk.remove(orphan);
+            }
         }
-        let mut found = Self { segments, magic: Magic::new(), oldest: 0, damage: Vec::new() };
+        let mut found = Self { segments, magic: Magic::new(), oldest: 0, damage };
         let magic = found.magic();
         if let Some(magic) = magic {
             found.magic = magic;
@@ -169,6 +174,10 @@ fn missing(disk: &dyn Disk, number: u32) -> String {
     format!("{} is missing", disk.path(&log_name(number)).display())
 }
 
+fn cut_short(disk: &dyn Disk, number: u32, end: u64, until: u64) -> String {
+    format!("{} ends at octet {end}, not {until}", disk.path(&log_name(number)).display())
+}
+
 fn read_error(disk: &dyn Disk, number: u32, source: io::Error) -> OpenError {
     OpenError::Read { path: disk.path(&log_name(number)), source }
 }
@@ -207,6 +216,12 @@ impl Replay<'_> {
             }
         };
         let side = Side::read(self.disk, number, self.magic);
+        // A side file that is whole was written when its segment was.
+        if let (Some(side), Some(end)) = (&side, known_end)
+            && end < side.end
+        {
+            self.damage.push(cut_short(self.disk, number, end, side.end));
+        }
         let end = match side.filter(|side| known_end.is_none_or(|end| end == side.end)) {
             Some(side) => {
                 side.visit(&mut |offset, head| self.record(Place { segment: number, offset }, head));
@@ -241,7 +256,7 @@ impl Replay<'_> {
             ));
         }
         if octets < until {
-            self.damage.push(format!("{} ends at octet {octets}, not {until}", path.display()));
+            self.damage.push(cut_short(disk, number, octets, until));
         }
         let end = match bad.last() {
             Some(bad) if known_end.is_none() && bad.end == until => bad.start,

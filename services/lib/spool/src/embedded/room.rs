@@ -8,53 +8,61 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::disk::Disk;
 use super::index::Index;
 use super::{Settings, frame};
-use crate::AcceptError;
+use crate::{AcceptError, Origin};
 
 const BALLAST: &str = "ballast";
 
 pub(super) struct Room {
+    /// For submissions.
     available: AtomicU64,
+    /// For reports, which may take of the reserve.
+    with_reserve: AtomicU64,
 }
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { available: AtomicU64::new(u64::MAX) }
+        Self { available: AtomicU64::new(u64::MAX), with_reserve: AtomicU64::new(u64::MAX) }
     }
 
     /// Whether a message of so many octets would be taken now.
-    pub(super) fn check(&self, octets: u64) -> Result<(), AcceptError> {
+    pub(super) fn check(&self, origin: Origin, octets: u64) -> Result<(), AcceptError> {
         if octets >= frame::RECORD_OCTETS_MAX {
             return Err(AcceptError::Full(format!("{octets} octets are more than a segment can hold")));
         }
-        let available = self.available.load(Ordering::Relaxed);
+        let available = match origin {
+            Origin::Submission => self.available.load(Ordering::Relaxed),
+            Origin::Report => self.with_reserve.load(Ordering::Relaxed),
+        };
         if octets > available {
             return Err(AcceptError::Full(format!("{octets} octets don't fit, {available} are left")));
         }
         Ok(())
     }
 
-    /// Looks at the disk and the index again; says what is left.
+    /// Looks at the disk and the index again; says what is left for submissions.
     pub(super) fn refresh(&self, disk: &dyn Disk, index: &Index, settings: &Settings, ahead: u64) -> u64 {
         let (used, _) = index.octets();
-        let kept_back = settings.reserve_octets.saturating_add(index.owed());
         // A file system that doesn't say how much is left is trusted until a write fails.
         let on_disk = disk.free_octets().unwrap_or(u64::MAX).saturating_add(ahead);
-        let by_disk = on_disk.saturating_sub(kept_back);
-        let by_limit = match settings.octets_max {
-            0 => u64::MAX,
+        let on_disk = on_disk.saturating_sub(index.owed());
+        let (by_limit, limit_reserve) = match settings.octets_max {
+            0 => (u64::MAX, 0),
             // A limit smaller than the usual reserve must leave something.
-            limit => {
-                let reserve = settings.reserve_octets.min(limit / 8).saturating_add(index.owed());
-                limit.saturating_sub(used).saturating_sub(reserve)
-            }
+            limit => (
+                limit.saturating_sub(used).saturating_sub(index.owed()),
+                settings.reserve_octets.min(limit / 8),
+            ),
         };
-        let available = by_disk.min(by_limit);
+        let available =
+            on_disk.saturating_sub(settings.reserve_octets).min(by_limit.saturating_sub(limit_reserve));
         self.available.store(available, Ordering::Relaxed);
+        self.with_reserve.store(on_disk.min(by_limit), Ordering::Relaxed);
         available
     }
 
     pub(super) fn none_left(&self) {
         self.available.store(0, Ordering::Relaxed);
+        self.with_reserve.store(0, Ordering::Relaxed);
     }
 }
 

@@ -18,7 +18,7 @@ use smtp::reply::EnhancedCode;
 
 use super::faults::MemoryDisk;
 use super::{Embedded, Settings};
-use crate::{Content, Entry, EntryState, Lease, NewJob, NewMessage, Query, Spool};
+use crate::{Content, Entry, EntryState, Lease, NewJob, NewMessage, Origin, Query, Spool};
 
 /// Small enough that segments end and are reclaimed all the time.
 const SETTINGS: Settings = Settings {
@@ -90,7 +90,12 @@ fn message(number: u64, jobs: u16, octets: usize) -> NewMessage {
     let job = |number| NewJob {
         recipients: ["x", "y"].map(|local| recipient(format!("{local}@host{number}.example"))).into(),
     };
-    NewMessage { message, jobs: (0..jobs).map(job).collect(), content: Content { pieces: vec![content] } }
+    NewMessage {
+        origin: Origin::Submission,
+        message,
+        jobs: (0..jobs).map(job).collect(),
+        content: Content { pieces: vec![content] },
+    }
 }
 
 fn content(number: u64, octets: usize) -> Bytes {

@@ -26,7 +26,7 @@ use super::index::{Claim, Standing};
 use super::log::{AppendError, Log};
 use super::packed::pack;
 use super::room::Ballast;
-use crate::{AcceptError, Selection, SettleError};
+use crate::{AcceptError, Origin, Selection, SettleError};
 use batch::Batch;
 use reclaim::Reclaim;
 
@@ -46,6 +46,7 @@ pub(super) enum Request {
 }
 
 pub(super) struct Accept {
+    pub(super) origin: Origin,
     pub(super) frame: Frame,
     pub(super) message: Arc<Message>,
     pub(super) jobs: Vec<Vec<Recipient>>,

@@ -51,7 +51,8 @@ impl Batch {
                         let _ = accept.answer.send(Ok(()));
                     } else if !ids.insert(id) {
                         later.push_back(Request::Accept(accept));
-                    } else if let Err(full) = core.room.check(planned + accept.frame.octets()) {
+                    } else if let Err(full) = core.room.check(accept.origin, planned + accept.frame.octets())
+                    {
                         batch.was_refused = true;
                         let _ = accept.answer.send(Err(full));
                     } else {
