@@ -22,7 +22,7 @@ pub(crate) enum Output {
     Json,
 }
 
-/// Which Stagepost a command talks to, and how it answers.
+// Which Stagepost a command talks to, and how it answers. (As a doc comment it would stand in place of each command's own help.)
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Connection {
     /// Where Stagepost listens: unix:/path or http://host:port; by default the socket in the state directory.
