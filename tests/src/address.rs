@@ -35,5 +35,6 @@ pub fn cache() -> PathBuf {
 
 /// The folder of crate `tests`.
 pub fn tests_folder() -> PathBuf {
-    env!("CARGO_MANIFEST_DIR").into()
+    // Cargo says where the sources are now; they may have been elsewhere when this was compiled.
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }

@@ -1,9 +1,14 @@
 //! Asked to end, Stagepost finishes what it is receiving, tells the others, and loses nothing.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use tests::deadline::{SOON, until_true};
 use tests::lab::Lab;
 use tests::message;
+use tests::mx::{Answer, Step};
 use tests::smtp::Client;
 
 const FROM: &str = "hello@sender.test";
@@ -35,4 +40,27 @@ fn an_orderly_end_finishes_the_message_that_is_being_received_and_tells_the_othe
     let received = mx.wait_for(1);
     assert_eq!(received.len(), 1);
     assert_eq!(message::body(&received[0].octets), b"first half, second half\r\n");
+}
+
+#[test]
+fn an_orderly_end_waits_for_a_server_that_is_about_to_answer_and_sends_nothing_twice() {
+    let lab = Lab::new();
+    let mx = lab.mx("d1.test");
+    let at_the_dot = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&at_the_dot);
+    mx.script(move |step| match step {
+        Step::Dot { .. } => {
+            seen.store(true, Ordering::Relaxed);
+            Answer::Late(Duration::from_secs(4))
+        }
+        _ => Answer::Usual,
+    });
+    let mut stagepost = lab.stagepost().start();
+    let octets = message::text(FROM, "b@d1.test", "slow", "Hello.");
+    stagepost.login().submit(FROM, &["b@d1.test"], &octets).queue_id();
+    until_true("the final dot", SOON, || at_the_dot.load(Ordering::Relaxed));
+    assert!(stagepost.stop(SOON * 2).success());
+    assert_eq!(mx.count(), 1, "it was finished");
+    stagepost.start_again();
+    assert_eq!(stagepost.queued(), 0, "and recorded");
 }

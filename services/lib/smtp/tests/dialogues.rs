@@ -74,7 +74,7 @@ proptest! {
 }
 
 fn dialogues() -> Vec<Dialogue> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");
+    let folder = Path::new("tests/dialogues");
     let dialogues: Vec<_> =
         fs::read_dir(folder).unwrap().map(|file| Dialogue::read(&file.unwrap().path())).collect();
     assert!(dialogues.len() > 10);
