@@ -126,6 +126,11 @@ fn internationalised(text: &str) -> Result<String, AddressError> {
     let mut meant = unicode.split('.');
     for label in text.split('.') {
         let meaning = meant.next().ok_or(AddressError::BadDomain)?;
+        // RFC 5891 section 4.2.3.1; else what an A-label means could look like an A-label itself.
+        let hyphens = meaning.chars().skip(2).take(2).eq(['-', '-']);
+        if hyphens && !meaning.is_ascii() {
+            return Err(AddressError::BadDomain);
+        }
         if !label.is_ascii() && label != meaning && label.to_lowercase() != meaning {
             return Err(AddressError::BadDomain);
         }
