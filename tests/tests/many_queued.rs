@@ -19,8 +19,8 @@ const SESSIONS: usize = 4;
 /// Transactions that are written at once.
 const BATCH: usize = 50;
 /// What may be resident: what a busy process has anyway, and so much for each queued message.
-const RESIDENT: u64 = 100_000_000;
-const RESIDENT_A_MESSAGE: u64 = 200;
+const RESIDENT: u64 = 140_000_000;
+const RESIDENT_A_MESSAGE: u64 = 160;
 
 /// Submits `count` messages to the domains in turn; gives the queue id of the last.
 fn submit(stagepost: &Stagepost, session: usize, count: usize) -> String {
