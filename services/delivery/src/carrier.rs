@@ -55,6 +55,7 @@ async fn serve<S: Spool, L: Limits>(
         };
         let usable = match deliver(context, &mut connection, &mut parcel).await {
             Delivery::Over { outcome, usable } => {
+                place.served();
                 let context = Arc::clone(context);
                 let work = parcel.work;
                 context.clone().spawn(async move { settle::finish(&context, work, outcome).await });

@@ -77,6 +77,8 @@ struct State<L> {
     /// Those that the destination has answered.
     answered: u32,
     idle: u32,
+    /// Since when connections are tried without an answer.
+    unanswered_since: Option<Instant>,
     pace: Pace,
 }
 
@@ -97,13 +99,13 @@ impl<L> Pools<L> {
             return Submitted::Queued;
         }
         if state.wants_connection(pool.connections_max) {
-            state.open += 1;
+            state.enter();
             state.queue.push_back(parcel);
             if let Some(first) = state.queue.pop_front() {
                 drop(state);
                 return Submitted::Open(Place::new(pool), first);
             }
-        } else if state.queue.len() < self.queue_max {
+        } else if state.queue.len() < self.queue_max && !state.is_mute() {
             state.queue.push_back(parcel);
         } else {
             return Submitted::Later(state.pace.later(), parcel);
@@ -127,7 +129,7 @@ impl<L> Pools<L> {
                     && state.wants_connection(pool.connections_max)
                     && let Some(first) = state.queue.pop_front()
                 {
-                    state.open += 1;
+                    state.enter();
                     found.push(Submitted::Open(Place::new(Arc::clone(pool)), first));
                 }
                 state.open > 0
@@ -149,6 +151,7 @@ impl<L> Pools<L> {
                 open: 0,
                 answered: 0,
                 idle: 0,
+                unanswered_since: None,
                 pace: Pace::new(Instant::now()),
             };
             Arc::new(Pool { connections_max, state: Mutex::new(state), arrived: Notify::new() })
@@ -158,6 +161,19 @@ impl<L> Pools<L> {
 }
 
 impl<L> State<L> {
+    /// One more connection is being opened.
+    fn enter(&mut self) {
+        self.open += 1;
+        if self.answered == 0 {
+            self.unanswered_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether the destination has not answered for so long that waiting for it in memory is no use.
+    fn is_mute(&self) -> bool {
+        self.unanswered_since.is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+
     fn leave(&mut self, answered: bool) {
         self.open -= 1;
         self.answered -= u32::from(answered);
@@ -189,18 +205,20 @@ impl<L> Place<L> {
     pub(crate) fn answered(&mut self) {
         if !self.answered {
             self.answered = true;
-            lock(&self.pool.state).answered += 1;
+            let mut state = lock(&self.pool.state);
+            state.answered += 1;
+            state.unanswered_since = None;
         }
+    }
+
+    /// The destination dealt with a job.
+    pub(crate) fn served(&self) {
+        lock(&self.pool.state).pace.served();
     }
 
     /// The job that waited longest, for a connection that is ready for it.
     pub(crate) fn next(&self) -> Option<Parcel<L>> {
-        let mut state = lock(&self.pool.state);
-        let next = state.queue.pop_front();
-        if next.is_some() {
-            state.pace.served();
-        }
-        next
+        lock(&self.pool.state).queue.pop_front()
     }
 
     /// Waits for a job as long as `idle`.
@@ -284,16 +302,28 @@ impl Pace {
 
     fn served(&mut self) {
         self.taken += 1;
-        let window = self.since.elapsed();
-        if window >= Self::WINDOW {
-            self.per_sec = (f64::from(self.taken) / window.as_secs_f64()).max(Self::PER_SEC_MIN);
-            (self.taken, self.since) = (0, Instant::now());
+        self.look(Instant::now());
+    }
+
+    /// Measures anew when a window is over. A window in which nothing was taken halves the pace: a pause isn't the end.
+    fn look(&mut self, now: Instant) {
+        let window = now.saturating_duration_since(self.since);
+        if window < Self::WINDOW {
+            return;
         }
+        let measured = if self.taken > 0 {
+            f64::from(self.taken) / window.as_secs_f64()
+        } else {
+            self.per_sec / (window.as_secs_f64() / Self::WINDOW.as_secs_f64()).exp2()
+        };
+        self.per_sec = measured.max(Self::PER_SEC_MIN);
+        (self.taken, self.since) = (0, now);
     }
 
     fn later(&mut self) -> Duration {
         let now = Instant::now();
-        let recent = f64::from(self.taken) / self.since.elapsed().max(Self::WINDOW).as_secs_f64();
+        self.look(now);
+        let recent = f64::from(self.taken) / Self::WINDOW.as_secs_f64();
         let step = Duration::from_secs_f64(1.0 / self.per_sec.max(recent));
         self.horizon = self.horizon.max(now + PATIENCE) + step;
         (self.horizon - now).min(PACE_MAX)
