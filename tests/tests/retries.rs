@@ -84,6 +84,26 @@ fn attempts_and_due_times_survive_restarts_and_kills() {
 }
 
 #[test]
+fn a_retry_of_what_is_being_tried_changes_nothing_and_of_what_is_not_there_says_so() {
+    let lab = Lab::new();
+    let mx = lab.mx("d1.test");
+    mx.script(|step| match step {
+        Step::Command { line, .. } if line.starts_with("RCPT") => Answer::Silence,
+        _ => Answer::Usual,
+    });
+    let stagepost = lab.stagepost().start();
+    let id = submit(&stagepost, FROM, &["b@d1.test"]);
+    until_true("it is tried", SOON, || mx.commands_of("RCPT").len() == 1);
+    assert_eq!(stagepost.ask(&["queue", "retry", &id])["jobs"], 0);
+    assert_eq!(job(&stagepost, &id)["state"], "leased");
+    stagepost.ask(&["queue", "retry", &format!("{id}.0")]);
+    for unknown in [format!("{id}.7"), "01K0000000000000000000".to_owned()] {
+        assert!(stagepost.try_ask(&["queue", "retry", &unknown]).is_err(), "{unknown}");
+    }
+    mx.behave();
+}
+
+#[test]
 fn mail_that_expires_is_reported_once_with_the_last_reply_and_not_to_the_null_sender() {
     let lab = Lab::new();
     let mx = lab.mx("d1.test");

@@ -68,7 +68,14 @@ impl<S: Spool> Queue for Administration<S> {
 
     async fn retry(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
         let id = request.into_inner().id;
-        changed(&id, self.spool.release(selection(&id)?).await)
+        let selection = selection(&id)?;
+        match self.spool.release(selection.clone()).await {
+            // What is ready or in work already is tried without our doing.
+            Ok(0) if self.is_queued(&selection).await? => {
+                Ok(Response::new(admin::ChangeResponse { jobs: 0 }))
+            }
+            released => changed(&id, released),
+        }
     }
 
     async fn hold(&self, request: Request<admin::HoldRequest>) -> Answer<admin::ChangeResponse> {
@@ -81,6 +88,19 @@ impl<S: Spool> Queue for Administration<S> {
         let id = request.into_inner().id;
         let removed = self.spool.remove(selection(&id)?).await;
         changed(&id, removed.map(|jobs| jobs.len()))
+    }
+}
+
+impl<S: Spool> Administration<S> {
+    async fn is_queued(&self, selection: &Selection) -> Result<bool, Status> {
+        let (queue_id, job) = match selection {
+            Selection::Message(id) => (*id, None),
+            Selection::Job(id) => (id.queue_id, Some(*id)),
+            Selection::Account(_) | Selection::Host(_) => return Ok(false),
+        };
+        let query = Query { queue_id: Some(queue_id), limit: LISTED_MAX, ..Query::default() };
+        let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
+        Ok(entries.iter().any(|entry| job.is_none_or(|job| entry.job.id == job)))
     }
 }
 

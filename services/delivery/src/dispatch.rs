@@ -30,8 +30,10 @@ use crate::{carrier, report, simulator};
 
 /// Jobs that are leased with one call.
 const BATCH: u32 = 128;
-/// When there is no key, or nobody to ask for it, the job comes back after this time.
+/// When there is no key, or no room for a report, the job comes back after this time.
 const SOON: Duration = Duration::from_secs(60);
+/// When accounts gave no answer: it is back when its pod is.
+const VERY_SOON: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Leases jobs until `stopping`; at most `jobs_max` are in work.
@@ -225,9 +227,10 @@ async fn sign<S: Spool, L: Limits>(
         Standing::Keys(_) if context.sign == Sign::Never => return Ok(None),
         Standing::Keys(signers) => signers,
         Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
-        Standing::NoKeys(reason) | Standing::Unknown(reason) | Standing::Suspended(reason) => {
+        Standing::NoKeys(reason) | Standing::Suspended(reason) => {
             return Err(Decision::Wait(SOON, reason.to_string(), None));
         }
+        Standing::Unknown(reason) => return Err(Decision::Wait(VERY_SOON, reason.to_string(), None)),
     };
     let failed = |failure: &Failure| Decision::Over(Outcome::failed(&work.recipients, failure, None));
     let header = work.header().await.map_err(|error| failed(&unreadable(&error)))?;
