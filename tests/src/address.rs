@@ -2,7 +2,7 @@
 //!
 //! Linux answers for all of 127.0.0.0/8, so every server of a test gets an address of its own and listens on a fixed port.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,12 +17,23 @@ pub const SUBMISSIONS_PORT: u16 = 2465;
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// An address that nobody else uses: the process's number picks a /17, a counter the address in it.
+/// An address that nobody else uses: the process's number picks a /17, a counter the address in it. Another process may have
+/// the same /17, so that addresses on which somebody listens are left out.
 pub fn fresh() -> Ipv4Addr {
-    let count = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(count < 1 << 15, "a test process used up its loopback addresses");
     let block = std::process::id() % 250;
-    Ipv4Addr::from((127 << 24) | ((64 + block / 2) << 16) | ((block % 2) << 15) | count)
+    loop {
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(count < 1 << 15, "a test process used up its loopback addresses");
+        let address = Ipv4Addr::from((127 << 24) | ((64 + block / 2) << 16) | ((block % 2) << 15) | count);
+        if is_unused(address) {
+            return address;
+        }
+    }
+}
+
+fn is_unused(address: Ipv4Addr) -> bool {
+    let ports = [MX_PORT, DNS_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT];
+    ports.into_iter().all(|port| TcpListener::bind((address, port)).is_ok())
 }
 
 /// Where `tests/install` puts what isn't a Debian package.
