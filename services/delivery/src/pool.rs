@@ -3,7 +3,7 @@
 //! ```text
 //! submit --idle connection or room in the queue--> queue --next--> connection
 //!        --more connections are worth it---------> a new connection, with the longest waiting job in its hands
-//!        --neither-------------------------------> back to the spool, at the pace that the destination takes
+//!        --neither, or the destination is mute---> back to the spool, at the pace that the destination takes
 //! ```
 //!
 //! Jobs that need different levels of TLS never share a connection: each level has a pool of its own.
@@ -108,7 +108,7 @@ impl<L> Pools<L> {
         } else if state.queue.len() < self.queue_max && !state.is_mute() {
             state.queue.push_back(parcel);
         } else {
-            return Submitted::Later(state.pace.later(), parcel);
+            return Submitted::Later(state.pace.later(Instant::now()), parcel);
         }
         Submitted::Queued
     }
@@ -121,7 +121,7 @@ impl<L> Pools<L> {
             lock(shard).retain(|_, pool| {
                 let mut state = lock(&pool.state);
                 while let Some(first) = state.queue.pop_front_if(|first| first.since.elapsed() >= PATIENCE) {
-                    let later = state.pace.later();
+                    let later = state.pace.later(Instant::now());
                     found.push(Submitted::Later(later, first));
                 }
                 if !state.queue.is_empty()
@@ -135,7 +135,7 @@ impl<L> Pools<L> {
                 state.open > 0
                     || !state.queue.is_empty()
                     || Arc::strong_count(pool) > 1
-                    || state.pace.is_ahead()
+                    || state.pace.is_ahead(Instant::now())
             });
         }
         found
@@ -167,6 +167,15 @@ impl<L> State<L> {
         if self.answered == 0 {
             self.unanswered_since.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// A connection is answered. What was learned while the destination was mute says nothing of its pace.
+    fn answer(&mut self, now: Instant) {
+        if self.is_mute() {
+            self.pace = Pace::new(now);
+        }
+        self.answered += 1;
+        self.unanswered_since = None;
     }
 
     /// Whether the destination has not answered for so long that waiting for it in memory is no use.
@@ -205,15 +214,13 @@ impl<L> Place<L> {
     pub(crate) fn answered(&mut self) {
         if !self.answered {
             self.answered = true;
-            let mut state = lock(&self.pool.state);
-            state.answered += 1;
-            state.unanswered_since = None;
+            lock(&self.pool.state).answer(Instant::now());
         }
     }
 
     /// The destination dealt with a job.
     pub(crate) fn served(&self) {
-        lock(&self.pool.state).pace.served();
+        lock(&self.pool.state).pace.served(Instant::now());
     }
 
     /// The job that waited longest, for a connection that is ready for it.
@@ -300,9 +307,9 @@ impl Pace {
         Self { since: now, taken: 0, per_sec: Self::PER_SEC_AT_FIRST, horizon: now }
     }
 
-    fn served(&mut self) {
+    fn served(&mut self, now: Instant) {
         self.taken += 1;
-        self.look(Instant::now());
+        self.look(now);
     }
 
     /// Measures anew when a window is over. A window in which nothing was taken halves the pace: a pause isn't the end.
@@ -314,14 +321,13 @@ impl Pace {
         let measured = if self.taken > 0 {
             f64::from(self.taken) / window.as_secs_f64()
         } else {
-            self.per_sec / (window.as_secs_f64() / Self::WINDOW.as_secs_f64()).exp2()
+            self.per_sec / window.div_duration_f64(Self::WINDOW).exp2()
         };
         self.per_sec = measured.max(Self::PER_SEC_MIN);
         (self.taken, self.since) = (0, now);
     }
 
-    fn later(&mut self) -> Duration {
-        let now = Instant::now();
+    fn later(&mut self, now: Instant) -> Duration {
         self.look(now);
         let recent = f64::from(self.taken) / Self::WINDOW.as_secs_f64();
         let step = Duration::from_secs_f64(1.0 / self.per_sec.max(recent));
@@ -330,7 +336,86 @@ impl Pace {
     }
 
     /// Whether jobs were told to come back at an instant that is still to come.
-    fn is_ahead(&self) -> bool {
-        self.horizon > Instant::now()
+    fn is_ahead(&self, now: Instant) -> bool {
+        self.horizon > now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(start: Instant, millis: u64) -> Instant {
+        start + Duration::from_millis(millis)
+    }
+
+    /// How far apart two jobs come back that find no room now.
+    fn step(pace: &mut Pace, now: Instant) -> f64 {
+        let first = pace.later(now);
+        (pace.later(now) - first).as_secs_f64()
+    }
+
+    #[test]
+    fn jobs_come_back_as_fast_as_they_were_taken() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert!(pace.later(start) >= PATIENCE);
+        assert!((step(&mut pace, start) - 0.1).abs() < 1e-6, "ten a second as long as nothing is known");
+        for millis in (50..=10_000).step_by(50) {
+            pace.served(after(start, millis));
+        }
+        let step = step(&mut pace, after(start, 10_000));
+        assert!((step - 0.05).abs() < 0.002, "twenty a second: {step}");
+    }
+
+    #[test]
+    fn the_pace_of_who_takes_nothing_halves_down_to_its_least() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for (secs, expected) in [(5, 0.2), (10, 0.4), (20, 1.6), (60, 10.0), (600, 10.0)] {
+            let step = step(&mut pace, after(start, secs * 1000));
+            assert!((step - expected).abs() < 1e-3, "after {secs} s: {step}");
+        }
+        for _ in 0..10_000 {
+            assert!(pace.later(after(start, 600_000)) <= PACE_MAX);
+        }
+    }
+
+    fn state(now: Instant) -> State<()> {
+        State {
+            queue: VecDeque::new(),
+            open: 0,
+            answered: 0,
+            idle: 0,
+            unanswered_since: None,
+            pace: Pace::new(now),
+        }
+    }
+
+    #[test]
+    fn a_destination_is_mute_after_a_while_without_an_answer_and_starts_anew_with_the_first() {
+        let mut state = state(Instant::now());
+        state.enter();
+        assert!(!state.is_mute());
+        state.leave(false);
+        state.unanswered_since = Instant::now().checked_sub(PATIENCE);
+        // Another try isn't an answer.
+        state.enter();
+        assert!(state.is_mute());
+        for _ in 0..1000 {
+            state.pace.later(Instant::now());
+        }
+        state.answer(Instant::now());
+        assert!(!state.is_mute());
+        assert!(state.pace.later(Instant::now()) < PATIENCE * 2, "the wait of then isn't that of now");
+    }
+
+    #[test]
+    fn one_answer_is_enough_as_long_as_a_connection_is_there() {
+        let mut state = state(Instant::now());
+        state.enter();
+        state.answer(Instant::now());
+        state.enter();
+        assert_eq!(state.unanswered_since, None);
     }
 }
