@@ -51,8 +51,7 @@ impl<S: Spool> Queue for Administration<S> {
     async fn show(&self, request: Request<admin::ShowRequest>) -> Answer<admin::ShowResponse> {
         let admin::ShowRequest { queue_id, header } = request.into_inner();
         let queue_id: QueueId = queue_id.parse().map_err(invalid)?;
-        let query = Query { queue_id: Some(queue_id), ..Query::default() };
-        let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
+        let entries = self.entries(queue_id).await?;
         if entries.is_empty() {
             return Err(nothing(&queue_id));
         }
@@ -92,15 +91,18 @@ impl<S: Spool> Queue for Administration<S> {
 }
 
 impl<S: Spool> Administration<S> {
+    /// What is queued of a message.
+    async fn entries(&self, queue_id: QueueId) -> Result<Vec<Entry>, Status> {
+        let query = Query { queue_id: Some(queue_id), ..Query::default() };
+        self.spool.look(query).await.map_err(|error| unreadable(&error))
+    }
+
     async fn is_queued(&self, selection: &Selection) -> Result<bool, Status> {
-        let (queue_id, job) = match selection {
-            Selection::Message(id) => (*id, None),
-            Selection::Job(id) => (id.queue_id, Some(*id)),
-            Selection::Account(_) | Selection::Host(_) => return Ok(false),
-        };
-        let query = Query { queue_id: Some(queue_id), limit: LISTED_MAX, ..Query::default() };
-        let entries = self.spool.look(query).await.map_err(|error| unreadable(&error))?;
-        Ok(entries.iter().any(|entry| job.is_none_or(|job| entry.job.id == job)))
+        Ok(match selection {
+            Selection::Message(id) => !self.entries(*id).await?.is_empty(),
+            Selection::Job(id) => self.entries(id.queue_id).await?.iter().any(|entry| entry.job.id == *id),
+            Selection::Account(_) | Selection::Host(_) => false,
+        })
     }
 }
 

@@ -30,10 +30,10 @@ use crate::{carrier, report, simulator};
 
 /// Jobs that are leased with one call.
 const BATCH: u32 = 128;
-/// When there is no key, or no room for a report, the job comes back after this time.
-const SOON: Duration = Duration::from_secs(60);
-/// When accounts gave no answer: it is back when its pod is.
-const VERY_SOON: Duration = Duration::from_secs(10);
+/// When there is no key, or no room for a report, somebody must do something: the job comes back after this time.
+const WAIT_FOR_PEOPLE: Duration = Duration::from_secs(60);
+/// When accounts gave no answer, which a restart explains.
+const WAIT_FOR_ACCOUNTS: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// Leases jobs until `stopping`; at most `jobs_max` are in work.
@@ -80,7 +80,9 @@ async fn process<S: Spool, L: Limits>(
                 let id = work.job().id;
                 log_unrecorded(id, work.lease.done(Vec::new()).await);
             }
-            Ok(Ok(report::Sent::Later(reason))) => settle::wait(&context, work, SOON, reason, None).await,
+            Ok(Ok(report::Sent::Later(reason))) => {
+                settle::wait(&context, work, WAIT_FOR_PEOPLE, reason, None).await
+            }
             Ok(Err(lost)) => tracing::info!(job = %work.job().id, %lost, "a report was lost"),
             Err(panicked) => settle::poisoned(&context, work, panicked).await,
         };
@@ -228,16 +230,16 @@ async fn sign<S: Spool, L: Limits>(
         Standing::Keys(signers) => signers,
         Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
         Standing::NoKeys(reason) | Standing::Suspended(reason) => {
-            return Err(Decision::Wait(SOON, reason.to_string(), None));
+            return Err(Decision::Wait(WAIT_FOR_PEOPLE, reason.to_string(), None));
         }
-        Standing::Unknown(reason) => return Err(Decision::Wait(VERY_SOON, reason.to_string(), None)),
+        Standing::Unknown(reason) => return Err(Decision::Wait(WAIT_FOR_ACCOUNTS, reason.to_string(), None)),
     };
     let failed = |failure: &Failure| Decision::Over(Outcome::failed(&work.recipients, failure, None));
     let header = work.header().await.map_err(|error| failed(&unreadable(&error)))?;
     let body_hash = BodyHash::from_bytes(work.job().message.body_hash);
     match context.signatures.sign(signers, header, body_hash, now().secs()).await {
         Ok(signature) => Ok(Some(signature)),
-        Err(error @ SignError::Key { .. }) => Err(Decision::Wait(SOON, error.to_string(), None)),
+        Err(error @ SignError::Key { .. }) => Err(Decision::Wait(WAIT_FOR_PEOPLE, error.to_string(), None)),
         #[allow(
             clippy::panic,
             reason = "the job is isolated: it is counted and given up like one that panics here"
