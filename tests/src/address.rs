@@ -32,7 +32,7 @@ pub fn fresh() -> Ipv4Addr {
 }
 
 fn is_unused(address: Ipv4Addr) -> bool {
-    let ports = [MX_PORT, DNS_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT];
+    let ports = [MX_PORT, DNS_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT, crate::nats::CLIENT_PORT];
     ports.into_iter().all(|port| TcpListener::bind((address, port)).is_ok())
 }
 

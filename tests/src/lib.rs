@@ -55,6 +55,7 @@ pub mod ledger;
 pub mod long;
 pub mod message;
 pub mod mx;
+pub mod nats;
 pub mod peers;
 pub mod process;
 pub mod report;
