@@ -73,7 +73,7 @@ pub(crate) async fn send<S: Spool, L: Limits>(context: &Context<S, L>, work: &Wo
     };
     let jobs = vec![NewJob { recipients: vec![Recipient::new(report.recipient)] }];
     let content = Content { pieces: vec![report.content.into()] };
-    match context.spool.accept(NewMessage { origin: Origin::Report, message, jobs, content }).await {
+    match context.spool.accept(NewMessage { origin: Origin::Report(job.id), message, jobs, content }).await {
         Ok(()) => {
             tracing::info!(queue_id = %about.queue_id, job = %job.id, report_queue_id = %queue_id, "sender is told");
             Sent::Over

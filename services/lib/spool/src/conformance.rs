@@ -54,8 +54,8 @@ pub trait Stage: Send {
     /// What time the store takes it to be.
     fn now(&self) -> Timestamp;
 
-    /// Moves the store's clock.
-    fn advance(&mut self, millis: u64);
+    /// Moves the store's clock; what is due then is ready when it answers, leases that have lapsed then have lapsed.
+    fn advance(&mut self, millis: u64) -> impl Future<Output = ()> + Send;
 
     /// Seconds that a lease lasts.
     fn lease_secs(&self) -> u64;

@@ -7,11 +7,12 @@
 //!                       +--lease lapsed--+----narrow--------> leased, fewer recipients
 //! ```
 //!
-//! One trait, [`Spool`]; the embedded store implements it on one host. A store never talks SMTP, never decides when to
+//! One trait, [`Spool`]; the embedded store implements it on one host, [`jetstream`] for many. A store never talks SMTP, never decides when to
 //! retry and never composes a report: it keeps what it is told, says it only once it is on disk, and hands it out again.
 
 pub mod conformance;
 pub mod embedded;
+pub mod jetstream;
 mod record;
 mod store;
 

@@ -31,7 +31,7 @@ pub(crate) fn accepted_to_wire(new: &NewMessage) -> wire::Accepted {
     }
 }
 
-fn message_to_wire(message: &Message) -> wire::Message {
+pub(crate) fn message_to_wire(message: &Message) -> wire::Message {
     let ret = match message.ret {
         None => wire::ReturnContent::Unspecified,
         Some(ReturnContent::Full) => wire::ReturnContent::Full,

@@ -26,8 +26,9 @@ impl Content {
 pub enum Origin {
     /// Somebody submits it, and can come again when there is room.
     Submission,
-    /// The report of a job: what it is about can't end without it, so that it may use what is kept in reserve.
-    Report,
+    /// What this report job, which the caller has leased, tells: the job can't end without it, so that it may use what is
+    /// kept in reserve.
+    Report(JobId),
 }
 
 /// What ingress, or delivery for a report, hands over: it is kept whole or not at all.

@@ -64,7 +64,7 @@ impl Stage for Directories {
         Timestamp(self.clock.load(Ordering::SeqCst))
     }
 
-    fn advance(&mut self, millis: u64) {
+    async fn advance(&mut self, millis: u64) {
         self.clock.fetch_add(millis, Ordering::SeqCst);
     }
 

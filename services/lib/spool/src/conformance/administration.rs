@@ -23,7 +23,7 @@ pub async fn held_jobs_stay_held_until_released<S: Stage>(stage: &mut S) {
     assert_eq!(spool.hold(account.clone(), "the account is suspended".into()).await, Ok(2));
     stage.kill(spool).await;
     spool = stage.open(Setup::default()).await;
-    stage.advance(7_200_000);
+    stage.advance(7_200_000).await;
     let summary = spool.summary(0).await;
     assert_eq!((summary.ready, summary.waiting, summary.held), (0, 0, 3));
     let entries = must(spool.look(Query::default()).await, "look");
@@ -162,7 +162,7 @@ pub async fn the_summary_counts<S: Stage>(stage: &mut S) {
     assert!(summary.damage.is_empty(), "{:?}", summary.damage);
 }
 
-/// Nothing is accepted any more; what was is there at the next start, and nobody is suspected who held nothing.
+/// Nothing is accepted any more; what was is there at the next start, and who held a job is suspected.
 pub async fn a_closed_store_says_so<S: Stage>(stage: &mut S) {
     let spool = stage.open(Setup::default()).await;
     for number in 0..2 {
@@ -178,6 +178,7 @@ pub async fn a_closed_store_says_so<S: Stage>(stage: &mut S) {
     let leases = lease(&spool, 9).await;
     assert_eq!(leases.len(), 2);
     for lease in leases {
-        assert_eq!(lease.job().redelivered, lease.job().id == id, "{}", lease.job().id);
+        // A store that can't tell may suspect more.
+        assert!(lease.job().redelivered || lease.job().id != id, "{}", lease.job().id);
     }
 }

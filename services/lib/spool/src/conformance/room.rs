@@ -33,7 +33,7 @@ pub async fn a_full_store_drains_by_bouncing<S: Stage>(stage: &mut S) {
                 JobKind::Report { .. } => {
                     let content = vec![b'r'; 3_000];
                     let report = message(100_000 + reported, "a", &[&[SENDER]], &content, stage.now());
-                    let report = NewMessage { origin: Origin::Report, ..report };
+                    let report = NewMessage { origin: Origin::Report(job.job().id), ..report };
                     must(spool.accept(report).await, "report from a full store");
                     must(job.done(Vec::new()).await, "end a report in a full store");
                     reported += 1;
@@ -69,7 +69,7 @@ pub async fn a_full_store_drains_by_deferring<S: Stage>(stage: &mut S) {
             }
         }
         assert!(spool.summary(0).await.disk_octets < 2 * OCTETS, "retries pile up on disk");
-        stage.advance(3_600_000);
+        stage.advance(3_600_000).await;
     }
     stage.kill(spool).await;
     spool = stage.open(setup).await;

@@ -31,7 +31,7 @@ impl Room {
         }
         let available = match origin {
             Origin::Submission => self.available.load(Ordering::Relaxed),
-            Origin::Report => self.with_reserve.load(Ordering::Relaxed),
+            Origin::Report(_) => self.with_reserve.load(Ordering::Relaxed),
         };
         if octets > available {
             return Err(AcceptError::Full(format!("{octets} octets don't fit, {available} are left")));

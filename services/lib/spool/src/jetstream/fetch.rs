@@ -1,0 +1,407 @@
+//! Fetching jobs: one task pulls from the consumers of all lanes, looks twice at what may have been with somebody before, and
+//! makes the rest ready.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, StatusCode, SubscribeError, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use mail::JobId;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::api::ApiError;
+use super::job::{Place, Record};
+use super::lease::Fetched;
+use super::names::{Kind, Lane, Names, Spot};
+use super::setup::{self, Layout};
+use super::{Core, Later};
+
+/// Jobs asked for at a time of a lane that had few, and of one that had many.
+const WINDOW_MIN: u32 = 16;
+const WINDOW_MAX: u32 = 128;
+/// Octets of jobs asked for at a time.
+const OCTETS_MAX: u32 = 4 << 20;
+/// Jobs that may be ready before no more are asked for.
+const READY_MAX: usize = 512;
+/// So long after somebody wanted jobs, they are fetched ahead.
+const WANTED: Duration = Duration::from_secs(2);
+/// How long the server keeps a request.
+const EXPIRES: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_secs(1);
+/// How often new partitions and lanes are looked for.
+const DISCOVER: Duration = Duration::from_secs(30);
+
+/// One lane's jobs of a kind in a partition.
+struct Source {
+    kind: Kind,
+    partition: u16,
+    lane: Lane,
+    /// Where jobs are asked for.
+    subject: String,
+    window: u32,
+    /// Jobs that are still to come.
+    outstanding: u32,
+    asked_at: Option<Instant>,
+    /// Which request is the latest; answers to earlier ones don't count.
+    turn: u64,
+    /// Not before this instant, after an error.
+    not_before: Option<Instant>,
+    primed: bool,
+}
+
+struct Fetcher {
+    core: Arc<Core>,
+    sources: Vec<Source>,
+    inbox: Inbox,
+    looking: JoinSet<()>,
+    layout: Layout,
+    discovered_at: Instant,
+}
+
+/// Where fetched jobs come in.
+pub(super) struct Inbox {
+    prefix: String,
+    messages: Subscriber,
+}
+
+pub(super) async fn inbox(core: &Core) -> Result<Inbox, SubscribeError> {
+    let client = core.api.client();
+    let prefix = client.new_inbox();
+    let messages = client.subscribe(format!("{prefix}.*.*")).await?;
+    Ok(Inbox { prefix, messages })
+}
+
+/// Fetches until the store ends.
+pub(super) async fn run(core: Arc<Core>, layout: Layout, inbox: Inbox) {
+    let mut fetcher = Fetcher {
+        core: Arc::clone(&core),
+        sources: Vec::new(),
+        inbox,
+        looking: JoinSet::new(),
+        layout: Layout::default(),
+        discovered_at: Instant::now(),
+    };
+    fetcher.extend(layout);
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            message = fetcher.inbox.messages.next() => match message {
+                Some(message) => fetcher.take(message).await,
+                None => return,
+            },
+            () = core.wanted.notified() => fetcher.ask_all().await,
+            () = core.link.renewed.notified() => {
+                fetcher.sources.iter_mut().for_each(|source| source.asked_at = None);
+                fetcher.ask_all().await;
+            }
+            _ = tick.tick() => fetcher.tick().await,
+        }
+        while fetcher.looking.try_join_next().is_some() {}
+    }
+}
+
+impl Fetcher {
+    /// Adds what isn't served yet.
+    fn extend(&mut self, layout: Layout) {
+        for partition in &layout.partitions {
+            for lane in Lane::all(layout.lanes) {
+                for kind in [Kind::Due, Kind::Mail] {
+                    let known = |source: &Source| {
+                        (source.kind, source.partition, source.lane) == (kind, *partition, lane)
+                    };
+                    if !self.sources.iter().any(known) {
+                        self.sources.push(Source::new(&self.core.names, kind, *partition, lane));
+                    }
+                }
+            }
+        }
+        *self.core.layout.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = layout.clone();
+        self.layout = layout;
+    }
+
+    /// Whether more jobs are wanted than are there.
+    fn wants(&self) -> bool {
+        let since = self.core.link.elapsed().saturating_sub(self.core.wanted_at.load(Ordering::Relaxed));
+        !self.core.is_closed() && Duration::from_millis(since) < WANTED && self.core.ready().len() < READY_MAX
+    }
+
+    async fn ask_all(&mut self) {
+        for place in 0..self.sources.len() {
+            self.ask(place).await;
+        }
+    }
+
+    /// Asks a source for jobs, unless it was asked already.
+    async fn ask(&mut self, place: usize) {
+        if !self.wants() {
+            return;
+        }
+        let now = Instant::now();
+        let source = &mut self.sources[place];
+        if source.asked_at.is_some() || source.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        source.turn += 1;
+        source.asked_at = Some(now);
+        source.outstanding = source.window;
+        let mut body = json!({ "batch": source.window, "max_bytes": OCTETS_MAX });
+        if source.primed {
+            body["expires"] = json!(EXPIRES.as_nanos() as u64);
+        } else {
+            // The first answer comes at once, so that it is known when all lanes were looked at.
+            body["no_wait"] = json!(true);
+        }
+        let reply = format!("{}.{place}.{}", self.inbox.prefix, source.turn);
+        let sent =
+            self.core.api.client().publish_with_reply(source.subject.clone(), reply, body.to_string().into());
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "can't ask for jobs");
+            self.sources[place].asked_at = None;
+        }
+    }
+
+    async fn take(&mut self, message: Message) {
+        let Some((place, turn)) = answered(&message.subject) else { return };
+        let Some(source) = self.sources.get_mut(place) else { return };
+        let latest = source.turn == turn;
+        if let Some(status) = message.status {
+            if latest && status != StatusCode::IDLE_HEARTBEAT {
+                source.end(status);
+                self.prime();
+                self.ask(place).await;
+            }
+            return;
+        }
+        if latest {
+            source.outstanding = source.outstanding.saturating_sub(1);
+            if source.outstanding == 0 {
+                source.window = (source.window * 2).min(WINDOW_MAX);
+                source.asked_at = None;
+                source.primed = true;
+                self.prime();
+                self.ask(place).await;
+            }
+        }
+        self.sort(message);
+    }
+
+    /// Tells who waits for the first round.
+    fn prime(&self) {
+        if !*self.core.primed.borrow() && self.sources.iter().all(|source| source.primed) {
+            self.core.primed.send_replace(true);
+        }
+    }
+
+    /// Makes a job ready, now or after a second look.
+    fn sort(&mut self, message: Message) {
+        let Some(fetched) = read(&self.core, message) else { return };
+        let Arrival { fetched, suspect } = fetched;
+        let recent =
+            |record: &Record| self.core.now().millis_since(record.written_at) < 4 * self.core.lease_ms();
+        let precedes = fetched.record.predecessor.is_some() && recent(&fetched.record);
+        let ordered = self.core.standing.order(&fetched.record.job);
+        if !suspect && !precedes && ordered.is_none() {
+            self.core.make_ready(fetched);
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        self.looking.spawn(async move {
+            let ack = fetched.ack.clone();
+            match look_twice(&core, &fetched, suspect, precedes).await {
+                Ok(true) => match ordered {
+                    Some(order) => super::control::carry_out(&core, fetched, order).await,
+                    None => core.make_ready(fetched),
+                },
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, job = %fetched.record.job.id, "can't look at a job a second time");
+                    core.later(Later::GiveBack { ack });
+                }
+            }
+        });
+    }
+
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        for source in &mut self.sources {
+            // An answer that was lost on the way never comes.
+            if source.asked_at.is_some_and(|at| now.duration_since(at) > EXPIRES + 5 * TICK) {
+                source.asked_at = None;
+            }
+        }
+        let third = self.core.settings.lease / 3;
+        let stale = now.checked_sub(third).map(|than| self.core.ready().take_older(than));
+        for fetched in stale.into_iter().flatten() {
+            self.core.later(Later::GiveBack { ack: fetched.ack });
+        }
+        if now.duration_since(self.discovered_at) > DISCOVER {
+            self.discovered_at = now;
+            let client = self.core.api.client();
+            match setup::prepare(client, &self.core.names, &self.core.settings).await {
+                Ok(layout) if layout != self.layout => self.extend(layout),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "can't look for new partitions"),
+            }
+        }
+        self.ask_all().await;
+    }
+}
+
+impl Source {
+    fn new(names: &Names, kind: Kind, partition: u16, lane: Lane) -> Self {
+        let (stream, consumer) = (names.stream(kind, partition), Names::consumer(kind, lane));
+        Self {
+            kind,
+            partition,
+            lane,
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            window: WINDOW_MIN,
+            outstanding: 0,
+            asked_at: None,
+            turn: 0,
+            not_before: None,
+            primed: false,
+        }
+    }
+
+    /// The latest request has ended.
+    fn end(&mut self, status: StatusCode) {
+        self.asked_at = None;
+        self.primed = true;
+        self.window = (self.window / 2).max(WINDOW_MIN);
+        let calm = status == StatusCode::NOT_FOUND || status == StatusCode::TIMEOUT;
+        // Room in a request that is too small for the next job is no error, but all else is.
+        let full = status == StatusCode::REQUEST_TERMINATED && self.outstanding < self.window;
+        self.not_before = (!calm && !full).then(|| Instant::now() + TICK);
+    }
+}
+
+fn answered(subject: &str) -> Option<(usize, u64)> {
+    let mut tokens = subject.rsplit('.');
+    let turn = tokens.next()?.parse().ok()?;
+    Some((tokens.next()?.parse().ok()?, turn))
+}
+
+struct Arrival {
+    fetched: Fetched,
+    /// Whether it may have been with somebody before.
+    suspect: bool,
+}
+
+/// What JetStream says of a message in its reply subject (ADR-15).
+#[derive(Debug, PartialEq, Eq)]
+struct Delivered {
+    stream: String,
+    times: u64,
+    sequence: u64,
+    stored_ms: u64,
+}
+
+fn delivered(reply: &str) -> Option<Delivered> {
+    let tokens: Vec<&str> = reply.split('.').collect();
+    // Since 2.11 a domain and an account may stand before the stream.
+    let rest = match tokens.len() {
+        9 => &tokens[2..],
+        11.. => &tokens[4..],
+        _ => return None,
+    };
+    let number = |place: usize| rest.get(place).and_then(|text| text.parse::<u64>().ok());
+    Some(Delivered {
+        stream: (*rest.first()?).to_owned(),
+        times: number(2)?,
+        sequence: number(3)?,
+        stored_ms: number(5)? / 1_000_000,
+    })
+}
+
+/// The job of a message; what can't be read is buried.
+fn read(core: &Arc<Core>, message: Message) -> Option<Arrival> {
+    let ack = message.reply.as_ref()?.to_string();
+    let Delivered { stream, times, sequence, stored_ms } = delivered(&ack)?;
+    let place = Place { stream, sequence };
+    let subject = message.subject.to_string();
+    let bury = |partition, cause| {
+        let payload: Bytes = message.payload.clone();
+        core.later(Later::Bury { place: place.clone(), subject: subject.clone(), partition, payload, cause });
+    };
+    let Some(spot) = core.names.parse(&subject) else {
+        bury(0, format!("no job has the subject {subject}"));
+        return None;
+    };
+    let mut record = match Record::decode(spot, message.payload.clone()) {
+        Ok(record) => record,
+        Err(error) => {
+            bury(spot.partition, error.to_string());
+            return None;
+        }
+    };
+    let suspect = times > 1 || core.link.is_suspect(stored_ms);
+    record.job.redelivered = suspect;
+    let (fetched_at, fetched_ms, epoch) = (Instant::now(), core.link.elapsed(), core.link.epoch());
+    Some(Arrival { fetched: Fetched { record, spot, place, ack, fetched_at, fetched_ms, epoch }, suspect })
+}
+
+/// Makes certain that the job is the latest that there is of it, and the only one; false when it isn't.
+async fn look_twice(core: &Core, fetched: &Fetched, suspect: bool, precedes: bool) -> Result<bool, ApiError> {
+    let Fetched { record, spot, place, .. } = fetched;
+    if precedes && let Some(Place { stream, sequence }) = &record.predecessor {
+        core.api.delete(stream, *sequence).await?;
+    }
+    if !suspect {
+        return Ok(true);
+    }
+    let retry = core.names.retry(spot.partition);
+    let latest = core.api.last(&retry, &core.names.of_job(spot.partition, record.job.id)).await?;
+    let is_successor = |sequence: u64| spot.kind == Kind::Mail || sequence > place.sequence;
+    let mut settled =
+        latest.is_some_and(|stored| stored.sequence != place.sequence && is_successor(stored.sequence));
+    if !settled && record.job.id.report.is_none() {
+        settled = reported(core, &retry, fetched).await?;
+    }
+    if settled {
+        tracing::info!(job = %record.job.id, "a job was settled before and comes again; its rest is removed");
+        core.api.delete(&place.stream, place.sequence).await?;
+    }
+    Ok(!settled)
+}
+
+/// Whether the settlement that this job lacks has made its report already.
+async fn reported(core: &Core, retry: &str, fetched: &Fetched) -> Result<bool, ApiError> {
+    let Fetched { record, spot, place, .. } = fetched;
+    let id = JobId { report: Some(record.reports + 1), ..record.job.id };
+    let Some(stored) = core.api.last(retry, &core.names.of_job(spot.partition, id)).await? else {
+        return Ok(false);
+    };
+    let report = core.names.parse(&stored.subject).map(|spot: Spot| Record::decode(spot, stored.payload));
+    Ok(matches!(report, Some(Ok(report)) if report.predecessor.as_ref() == Some(place)))
+}
+
+impl Core {
+    /// How long a lease lasts, in milliseconds.
+    pub(super) fn lease_ms(&self) -> u64 {
+        u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn make_ready(&self, fetched: Fetched) {
+        self.ready().push(fetched);
+        self.arrived.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_subject_tells_which_message_it_is_about() {
+        let expected =
+            Some(Delivered { stream: "S".into(), times: 2, sequence: 30, stored_ms: 1_700_000_000_000 });
+        assert_eq!(delivered("$JS.ACK.S.C.2.30.4.1700000000000000000.5"), expected);
+        assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5"), expected);
+        assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5.token"), expected);
+        assert_eq!(delivered("_INBOX.1.2"), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! The connection to NATS: how it is made, whether it is up, and whether the server was restarted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::{Notify, watch};
+
+use super::OpenError;
+use super::settings::{Connection, Settings};
+
+/// Within it a server that was started anew may hand out jobs again as if for the first time.
+const SUSPECT_LEASES: u32 = 2;
+
+/// What is known of the connection.
+pub(super) struct Link {
+    up: watch::Sender<bool>,
+    /// Rung when a connection was made again: what was asked before has been forgotten.
+    pub(super) renewed: Notify,
+    /// Counts the restarts of a server that keeps leases to itself.
+    epoch: AtomicU64,
+    /// When the last of them was noticed, in milliseconds of Unix time and of this process.
+    restarted_at_ms: AtomicU64,
+    begin: Instant,
+    /// So long after a restart jobs are suspect.
+    suspect: Duration,
+}
+
+impl Link {
+    fn new(lease: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            up: watch::Sender::new(false),
+            renewed: Notify::new(),
+            epoch: AtomicU64::new(0),
+            restarted_at_ms: AtomicU64::new(unix_millis()),
+            begin: Instant::now(),
+            suspect: SUSPECT_LEASES * lease,
+        })
+    }
+
+    fn set_up(&self, up: bool) {
+        self.up.send_replace(up);
+        if up {
+            self.renewed.notify_waiters();
+        }
+    }
+
+    fn restarted(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.restarted_at_ms.store(unix_millis(), Ordering::SeqCst);
+    }
+
+    /// Whether NATS can be reached, or can be within this time.
+    pub(super) async fn wait_connected(&self, within: Duration) -> bool {
+        if *self.up.borrow() {
+            return true;
+        }
+        let mut up = self.up.subscribe();
+        matches!(tokio::time::timeout(within, up.wait_for(|up| *up)).await, Ok(Ok(_)))
+    }
+
+    /// The count of restarts; a lease of an earlier one may be somebody else's.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Whether a record that the server stored at `stored_ms` (Unix time) may have been with somebody before the server, or this
+    /// process, started.
+    pub(super) fn is_suspect(&self, stored_ms: u64) -> bool {
+        let restarted = self.restarted_at_ms.load(Ordering::SeqCst);
+        stored_ms <= restarted
+            && Duration::from_millis(unix_millis().saturating_sub(restarted)) < self.suspect
+    }
+
+    /// Milliseconds since the store was opened, for leases.
+    pub(super) fn elapsed(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Connects; afterwards the connection renews itself for ever.
+pub(super) async fn connect(settings: &Settings) -> Result<(Client, Arc<Link>), OpenError> {
+    let link = Link::new(settings.lease);
+    let told = Arc::clone(&link);
+    // A quorum keeps leases when one server restarts; a single server may not.
+    let alone = settings.replicas == 1;
+    let client_of = Arc::new(std::sync::OnceLock::<Client>::new());
+    let known = Arc::clone(&client_of);
+    let server = Arc::new(std::sync::Mutex::new(String::new()));
+    let options = options(&settings.connection).await?.event_callback(move |event| {
+        let (told, known, server) = (Arc::clone(&told), Arc::clone(&known), Arc::clone(&server));
+        async move {
+            match event {
+                Event::Connected => {
+                    let now = known.get().map(|client| client.server_info().server_id).unwrap_or_default();
+                    let mut before = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if alone && !before.is_empty() && *before != now {
+                        tracing::warn!(
+                            server = now,
+                            "NATS was started anew; what it had handed out is looked at twice"
+                        );
+                        told.restarted();
+                    }
+                    *before = now;
+                    drop(before);
+                    tracing::info!("connected to NATS");
+                    told.set_up(true);
+                }
+                Event::Disconnected => {
+                    tracing::warn!("the connection to NATS is lost; trying again");
+                    told.set_up(false);
+                }
+                Event::ServerError(error) => tracing::warn!(%error, "NATS reports an error"),
+                Event::ClientError(error) => tracing::debug!(%error, "NATS isn't there yet"),
+                other => tracing::debug!(event = %other, "NATS"),
+            }
+        }
+    });
+    let servers: Vec<&str> = settings.connection.url.split(',').map(str::trim).collect();
+    let client = options.connect(servers).await.map_err(|error| OpenError::Connect {
+        url: settings.connection.url.clone(),
+        cause: error.to_string(),
+    })?;
+    let _ = client_of.set(client.clone());
+    link.set_up(true);
+    Ok((client, link))
+}
+
+async fn options(connection: &Connection) -> Result<ConnectOptions, OpenError> {
+    let mut options = ConnectOptions::new()
+        .name("stagepost")
+        .connection_timeout(Duration::from_secs(5))
+        .ping_interval(Duration::from_secs(5))
+        .request_timeout(Some(Duration::from_secs(5)))
+        .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(5)).min(1_000)))
+        .max_reconnects(None);
+    if let Some(path) = &connection.credentials {
+        let failed = |source| OpenError::File { path: path.clone(), source };
+        options = options.credentials_file(path).await.map_err(failed)?;
+    }
+    if let Some(path) = &connection.ca {
+        options = options.add_root_certificates(path.clone()).require_tls(true);
+    }
+    if let Some((certificate, key)) = &connection.certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(options)
+}

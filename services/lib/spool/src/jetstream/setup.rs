@@ -1,0 +1,235 @@
+//! Streams and consumers: made where they are missing, updated where they differ, never deleted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, Context};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::OpenError;
+use super::names::{Kind, Lane, Names};
+use super::settings::Settings;
+
+/// The version of records and streams that this program writes.
+const VERSION: &str = "1";
+/// Consumers made at the same time.
+const AT_ONCE: usize = 16;
+/// A publish that is repeated within it is known again by its id.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// What there is to be served: that which exists, whoever made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) partitions: BTreeSet<u16>,
+    pub(super) lanes: u16,
+}
+
+/// Makes what the settings ask for and gives all that exists then.
+pub(super) async fn prepare(
+    client: &async_nats::Client,
+    names: &Names,
+    settings: &Settings,
+) -> Result<Layout, OpenError> {
+    let context = context(client);
+    for partition in 0..settings.partitions {
+        for config in streams(names, settings, partition) {
+            ensure(&context, config).await?;
+        }
+    }
+    ensure(&context, dead(names, settings)).await?;
+    let layout = discover(client, names, settings).await?;
+    let wanted = layout
+        .partitions
+        .iter()
+        .flat_map(|partition| Lane::all(layout.lanes).map(move |lane| (*partition, lane)));
+    let made = stream::iter(wanted.collect::<Vec<_>>())
+        .map(|(partition, lane)| consumers(&context, names, settings, partition, lane))
+        .buffer_unordered(AT_ONCE);
+    made.try_collect::<Vec<()>>().await?;
+    for partition in &layout.partitions {
+        counters(&context, names, settings, *partition).await?;
+    }
+    Ok(layout)
+}
+
+/// What exists: partitions by their streams, lanes by what the streams say they were made for.
+pub(super) async fn discover(
+    client: &async_nats::Client,
+    names: &Names,
+    settings: &Settings,
+) -> Result<Layout, OpenError> {
+    let mut layout = Layout { partitions: BTreeSet::new(), lanes: settings.lanes };
+    let context = context(client);
+    let mut streams = context.streams();
+    while let Some(info) = streams.try_next().await.map_err(|error| OpenError::Setup(error.to_string()))? {
+        let Some(partition) = names.partition_of(&info.config.name) else { continue };
+        layout.partitions.insert(partition);
+        let lanes = info.config.metadata.get("stagepost-lanes").and_then(|text| text.parse().ok());
+        layout.lanes = layout.lanes.max(lanes.unwrap_or_default());
+    }
+    Ok(layout)
+}
+
+fn context(client: &async_nats::Client) -> Context {
+    jetstream::ContextBuilder::new().timeout(Duration::from_secs(20)).build(client.clone())
+}
+
+fn streams(names: &Names, settings: &Settings, partition: u16) -> [Config; 3] {
+    // A bound of last resort: partitions fill unevenly, and who accepts mail stops long before.
+    let most = match settings.octets_max {
+        0 => -1,
+        all => i64::try_from(2 * all / u64::from(settings.partitions.max(1))).unwrap_or(i64::MAX),
+    };
+    let retries = Kind::RETRIES.map(|kind| names.all(kind, partition));
+    let base = |name, subjects| Config {
+        name,
+        subjects,
+        storage: StorageType::File,
+        num_replicas: settings.replicas.into(),
+        max_consumers: -1,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_bytes: -1,
+        allow_direct: true,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_atomic_publish: true,
+        metadata: [
+            ("stagepost-version".to_owned(), VERSION.to_owned()),
+            ("stagepost-lanes".to_owned(), settings.lanes.to_string()),
+        ]
+        .into(),
+        ..Config::default()
+    };
+    [
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            max_bytes: most,
+            ..base(names.mail(partition), vec![names.all(Kind::Mail, partition)])
+        },
+        // No limit here: with schedules a full stream would drop its oldest records and say nothing.
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            allow_rollup: true,
+            allow_message_schedules: true,
+            ..base(names.retry(partition), retries.to_vec())
+        },
+        Config {
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::New,
+            max_messages_per_subject: 1,
+            max_bytes: most,
+            allow_message_ttl: true,
+            allow_atomic_publish: false,
+            ..base(names.body(partition), vec![names.chunks(partition)])
+        },
+    ]
+}
+
+fn dead(names: &Names, settings: &Settings) -> Config {
+    Config {
+        name: names.dead(),
+        subjects: vec![format!("{}.dead.>", names.instance())],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        num_replicas: settings.replicas.into(),
+        discard: DiscardPolicy::New,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// Makes the stream, or updates it: what another version or another setting added to it stays.
+async fn ensure(context: &Context, wanted: Config) -> Result<(), OpenError> {
+    let failed = |error: &dyn std::fmt::Display| OpenError::Stream {
+        stream: wanted.name.clone(),
+        cause: error.to_string(),
+    };
+    let Ok(existing) = context.get_stream(&wanted.name).await else {
+        return context.create_stream(&wanted).await.map(drop).map_err(|error| failed(&error));
+    };
+    let found = &existing.cached_info().config;
+    let mut config =
+        Config { num_replicas: wanted.num_replicas, max_bytes: wanted.max_bytes, ..found.clone() };
+    let lanes =
+        |config: &Config| config.metadata.get("stagepost-lanes").and_then(|text| text.parse::<u16>().ok());
+    if lanes(&wanted) > lanes(found) {
+        config.metadata.extend(wanted.metadata.clone());
+    }
+    for subject in &wanted.subjects {
+        if !config.subjects.contains(subject) {
+            config.subjects.push(subject.clone());
+        }
+    }
+    if config == *found {
+        return Ok(());
+    }
+    context.update_stream(&config).await.map(drop).map_err(|error| failed(&error))
+}
+
+/// The consumers that nobody pulls from: what they have pending is how many records there are of their kind.
+pub(super) fn counter(kind: Kind) -> String {
+    format!(
+        "count-{}",
+        match kind {
+            Kind::Held => "held",
+            _ => "sched",
+        }
+    )
+}
+
+async fn counters(
+    context: &Context,
+    names: &Names,
+    settings: &Settings,
+    partition: u16,
+) -> Result<(), OpenError> {
+    for kind in [Kind::Sched, Kind::Held] {
+        let config = pull::Config {
+            durable_name: Some(counter(kind)),
+            filter_subject: names.all(kind, partition),
+            ..consumer(settings)
+        };
+        make(context, names.retry(partition), config).await?;
+    }
+    Ok(())
+}
+
+fn consumer(settings: &Settings) -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: settings.lease,
+        max_deliver: -1,
+        max_ack_pending: -1,
+        max_waiting: 2_048,
+        num_replicas: settings.replicas.into(),
+        ..pull::Config::default()
+    }
+}
+
+/// Makes a consumer, or updates the one of this name.
+async fn make(context: &Context, stream: String, config: pull::Config) -> Result<(), OpenError> {
+    let name = config.durable_name.clone().unwrap_or_default();
+    let made = context.create_consumer_on_stream(config, &stream).await;
+    made.map(drop).map_err(|error| OpenError::Consumer { stream, name, cause: error.to_string() })
+}
+
+async fn consumers(
+    context: &Context,
+    names: &Names,
+    settings: &Settings,
+    partition: u16,
+    lane: Lane,
+) -> Result<(), OpenError> {
+    for kind in [Kind::Mail, Kind::Due] {
+        let config = pull::Config {
+            durable_name: Some(Names::consumer(kind, lane)),
+            filter_subject: names.lane(kind, partition, lane),
+            ..consumer(settings)
+        };
+        make(context, names.stream(kind, partition), config).await?;
+    }
+    Ok(())
+}
