@@ -11,7 +11,7 @@ mod administration;
 mod keeping;
 mod leasing;
 mod room;
-mod sample;
+pub(crate) mod sample;
 
 use std::future::Future;
 use std::time::Duration;

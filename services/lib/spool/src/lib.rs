@@ -12,9 +12,11 @@
 
 pub mod conformance;
 pub mod embedded;
+pub mod events;
 mod record;
 mod store;
 
+pub use events::{EventError, EventLog, EventQuery, EventReader, Follow};
 pub use store::{
     AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Origin, Query, Retry,
     Selection, SettleError, Spool, StateName, Summary,
