@@ -17,7 +17,7 @@ use mail::{
 use proto::accounts::v1::signing_client::SigningClient;
 use runtime::rpc::{self, Listener, Token};
 use smtp::address::{Address, ReversePath, Utf8};
-use spool::embedded::{Embedded, Settings};
+use spool::embedded::{Embedded, Folders, Settings};
 use spool::{Content, Entry, NewJob, NewMessage, Origin, Query, Spool};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -75,7 +75,7 @@ pub(crate) struct Site<S: Spool = Embedded> {
 
 pub(crate) fn open(folder: &TempDir) -> Embedded {
     let settings = Settings { segment_octets: 16 << 20, reserve_octets: 1 << 20, ..Settings::default() };
-    Embedded::open(&folder.path().join("spool"), settings, || Timestamp(runtime::clock::now_millis()))
+    Embedded::open(&Folders::within(folder.path()), settings, || Timestamp(runtime::clock::now_millis()))
         .unwrap()
 }
 

@@ -1,8 +1,6 @@
 //! Mail to keep.
 
-#[cfg(test)]
 use std::net::{IpAddr, Ipv4Addr};
-#[cfg(test)]
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +8,6 @@ use mail::{
     AccountId, BodyKind, Disposition, Job, JobKind, Message, QueueId, Recipient, RecipientResult,
     RemoteReply, ReturnContent, Timestamp, TlsRequirement,
 };
-#[cfg(test)]
 use mail::{Event, EventKind, EventMessage, Hop, JobId};
 use smtp::address::{Address, Domain, ReversePath, Utf8};
 use smtp::command::Notify;
@@ -122,7 +119,6 @@ pub(super) fn results(job: &Job) -> &[RecipientResult] {
 }
 
 /// What happens to a message that is deferred, then delivered; everything that can be set is set somewhere.
-#[cfg(test)]
 pub(crate) fn message_events(number: u64, now: Timestamp) -> Vec<Event> {
     let message = Arc::new(EventMessage::from(&simple(number, "a", now).message));
     let accepted = Event {
