@@ -155,9 +155,8 @@ impl Site {
             host_name,
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
-        let routes = merged([accounts.routes(), delivery::queue_routes(spool), send]);
-
         let Ends { ingress: shutdown, delivery: deliver, calls } = ends.clone();
+        let routes = merged([accounts.routes(), delivery::admin_routes(spool, calls.clone()), send]);
         let mut tasks = JoinSet::new();
         if let Some(tls) = tls {
             let shutdown = shutdown.clone();
