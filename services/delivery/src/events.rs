@@ -115,8 +115,11 @@ pub(crate) async fn keep_noted<S: Spool, L: Limits>(context: &Context<S, L>, job
 /// Writes events. Mail matters more: where they can't be written it goes on without them.
 pub(crate) async fn append<S: Spool, L: Limits>(context: &Context<S, L>, events: Vec<Event>) {
     let count = events.len();
-    if let Err(error) = append_in_time(&*context.spool, events).await {
-        context.observer.events_lost(count, &error);
+    match append_in_time(&*context.spool, events).await {
+        Err(error) if count > 0 => context.observer.events_lost(count, &error),
+        // What was only noted isn't lost yet.
+        Err(error) => tracing::debug!(%error, "what was noted isn't known to be kept"),
+        Ok(()) => {}
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! One trait, [`Spool`]; the embedded store implements it on one host. A store never talks SMTP, never decides when to
 //! retry and never composes a report: it keeps what it is told, says it only once it is on disk, and hands it out again.
+//! Beside the queue it keeps a log of what happened ([`EventLog`]).
 
 pub mod conformance;
 pub mod embedded;

@@ -108,25 +108,25 @@ pub async fn many_writers_lose_nothing<S: Stage>(stage: &mut S) {
     }
 }
 
-/// Only what happened since an instant is read.
+/// Hours before the stage's now.
+fn hours_ago<S: Stage>(stage: &S, hours: u64) -> Timestamp {
+    Timestamp(stage.now().0.saturating_sub(hours * 3_600_000))
+}
+
+/// Only what happened since an instant is read, also when it is written late.
 pub async fn events_are_read_since_an_instant<S: Stage>(stage: &mut S) {
     let spool = stage.open(Setup::default()).await;
+    let since = hours_ago(stage, 10);
     let mut expected = Vec::new();
-    let mut since = stage.now();
     for number in 0..30 {
-        let events = message_events(number, stage.now());
+        let events = message_events(number, hours_ago(stage, 30 - number));
         append(&spool, &events).await;
         if number >= 20 {
             expected.extend(events);
         }
-        stage.advance(600_000);
-        if number == 19 {
-            since = stage.now();
-        }
     }
     assert_eq!(read(&spool, all(since)).await, expected);
-    // What happened before and is written only now is no news either.
-    let mut late = message_events(99, stage.now());
+    let mut late = message_events(99, since);
     late[0].at = Timestamp(since.0 - 1);
     append(&spool, &late).await;
     expected.extend(late.split_off(1));
@@ -136,11 +136,10 @@ pub async fn events_are_read_since_an_instant<S: Stage>(stage: &mut S) {
 /// A message's story is read without the others'.
 pub async fn events_of_chosen_messages_are_read<S: Stage>(stage: &mut S) {
     let spool = stage.open(Setup::default()).await;
-    let mut written = Vec::new();
-    for number in 0..10 {
-        written.push(message_events(number, stage.now()));
-        append(&spool, &written[number as usize]).await;
-        stage.advance(3_600_000);
+    let written: Vec<Vec<Event>> =
+        (0..10).map(|number| message_events(number, hours_ago(stage, 10 - number))).collect();
+    for events in &written {
+        append(&spool, events).await;
     }
     let messages = [7, 2].map(|number: usize| written[number][0].message.queue_id).to_vec();
     let query = EventQuery { messages: messages.clone(), ..all(Timestamp(0)) };
@@ -149,7 +148,7 @@ pub async fn events_of_chosen_messages_are_read<S: Stage>(stage: &mut S) {
     for (queue_id, number) in messages.into_iter().zip([7, 2]) {
         assert_eq!(of_message(&found, queue_id), written[number]);
     }
-    let unknown = message_events(77, stage.now())[0].message.queue_id;
+    let unknown = message_events(77, hours_ago(stage, 1))[0].message.queue_id;
     let query = EventQuery { messages: vec![unknown], ..all(Timestamp(0)) };
     assert_eq!(read(&spool, query).await, []);
 }

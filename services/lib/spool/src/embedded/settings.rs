@@ -25,8 +25,8 @@ pub struct Config {
     /// Hours for which events are kept: what `stagepost events` and `stagepost explain` can tell.
     #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u32).range(1..))]
     pub spool_events_hours_max: u32,
-    /// Octets that events may take on disk; the oldest go first. An event takes some 300 octets, and each recipient has two or
-    /// more.
+    /// Octets that events may take on disk; the oldest go first. A recipient has two events or more, of some 200 to 400 octets
+    /// each.
     #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(16 << 20..))]
     pub spool_events_bytes_max: u64,
 }

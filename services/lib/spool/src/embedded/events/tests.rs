@@ -28,7 +28,10 @@ fn open(disk: &MemoryDisk) -> EmbeddedEvents {
 /// The ids of all events, in the order in which they are read; the same one is there once.
 async fn read(log: &EmbeddedEvents) -> Vec<String> {
     let query = EventQuery { since: Timestamp(0), messages: Vec::new(), follow: Follow::UntilNow };
-    let mut reader = log.read(query).await.unwrap();
+    collect(log.read(query).await.unwrap()).await
+}
+
+async fn collect(mut reader: EmbeddedEventReader) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut ids = Vec::new();
     while let Some(events) = reader.next().await.unwrap() {
@@ -181,6 +184,30 @@ async fn what_is_too_old_or_too_much_is_forgotten_file_by_file() {
     clock.fetch_add(3_601_000, Ordering::SeqCst);
     let log = open_at(&disk, settings, &clock);
     assert_eq!(read(&log).await, ids(&events), "how old it is isn't known, so that it stays");
+}
+
+#[tokio::test]
+async fn files_that_ended_long_before_are_not_read() {
+    let disk = MemoryDisk::new();
+    let clock = Arc::new(AtomicU64::new(NOW.0));
+    let log = open_at(&disk, EventSettings { age_max_secs: 1 << 40, ..SETTINGS }, &clock);
+    let mut written = Vec::new();
+    for number in 0..40 {
+        let now = Timestamp(clock.fetch_add(600_000, Ordering::SeqCst));
+        written.push(message_events(number, now));
+        log.append(written[number as usize].clone()).await.unwrap();
+    }
+    let names = logs(&disk);
+    let since = written[30][0].at;
+    assert!(log.files.since(since).start > NOW.0, "all files are read");
+    disk.remove(&names[0]).unwrap();
+    let query = EventQuery { since, messages: Vec::new(), follow: Follow::UntilNow };
+    let found = collect(log.read(query).await.unwrap()).await;
+    assert_eq!(found, written[30..].iter().flat_map(|events| ids(events)).collect::<Vec<_>>());
+    // A message's events are never older than itself.
+    let messages = vec![written[35][0].message.queue_id];
+    let query = EventQuery { since: Timestamp(0), messages, follow: Follow::UntilNow };
+    assert_eq!(collect(log.read(query).await.unwrap()).await, ids(&written[35]));
 }
 
 /// A reader whose file is removed goes on with the next one.
