@@ -1,7 +1,12 @@
 //! Generates the Rust of the contracts; needs no `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["accounts/v1/accounts.proto", "admin/v1/admin.proto", "spool/v1/spool.proto"];
+    let files = [
+        "accounts/v1/accounts.proto",
+        "admin/v1/admin.proto",
+        "events/v1/events.proto",
+        "spool/v1/spool.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

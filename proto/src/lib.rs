@@ -25,6 +25,14 @@ pub mod admin {
     }
 }
 
+/// What happened to mail.
+pub mod events {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("stagepost.events.v1");
+    }
+}
+
 /// Records of the spool.
 pub mod spool {
     /// Version 1.

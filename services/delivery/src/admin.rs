@@ -1,22 +1,29 @@
-//! The queue for administrators: gRPC `stagepost.admin.v1.Queue` over a [`Spool`].
+//! The queue and the log of events for administrators: gRPC `stagepost.admin.v1` over a [`Spool`].
+
+mod explain;
+mod follow;
+mod removal;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
 use mail::{AccountId, JobId, JobKind, QueueId, Recipient, Timestamp};
 use proto::admin::v1 as admin;
+use proto::admin::v1::events_server::EventsServer;
 use proto::admin::v1::queue_server::{Queue, QueueServer};
 use smtp::address::Host;
 use spool::{ContentError, Entry, EntryState, Query, Selection, SettleError, Spool, StateName};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 const LISTED_DEFAULT: usize = 100;
 const LISTED_MAX: usize = 1000;
 
-/// The service, to be served with others.
-pub fn queue_routes<S: Spool>(spool: Arc<S>) -> Routes {
-    Routes::new(QueueServer::new(Administration { spool }))
+/// The services `Queue` and `Events`, to be served with others. Whoever follows events is let go at `ending`.
+pub fn admin_routes<S: Spool>(spool: Arc<S>, ending: CancellationToken) -> Routes {
+    let events = follow::Events::new(Arc::clone(&spool), ending);
+    Routes::new(QueueServer::new(Administration { spool })).add_service(EventsServer::new(events))
 }
 
 struct Administration<S> {
@@ -83,27 +90,40 @@ impl<S: Spool> Queue for Administration<S> {
         changed(&id, self.spool.hold(selection(&id)?, reason).await)
     }
 
-    async fn remove(&self, request: Request<admin::SelectRequest>) -> Answer<admin::ChangeResponse> {
-        let id = request.into_inner().id;
-        let removed = self.spool.remove(selection(&id)?).await;
-        changed(&id, removed.map(|jobs| jobs.len()))
+    async fn remove(&self, request: Request<admin::RemoveRequest>) -> Answer<admin::ChangeResponse> {
+        let admin::RemoveRequest { id, reason } = request.into_inner();
+        let reason = if reason.is_empty() { "removed by an administrator".to_owned() } else { reason };
+        changed(&id, removal::remove(&*self.spool, selection(&id)?, &reason).await?)
     }
 }
 
 impl<S: Spool> Administration<S> {
     /// What is queued of a message.
     async fn entries(&self, queue_id: QueueId) -> Result<Vec<Entry>, Status> {
-        let query = Query { queue_id: Some(queue_id), ..Query::default() };
-        self.spool.look(query).await.map_err(|error| unreadable(&error))
+        entries(&*self.spool, queue_id).await
     }
 
     async fn is_queued(&self, selection: &Selection) -> Result<bool, Status> {
-        Ok(match selection {
-            Selection::Message(id) => !self.entries(*id).await?.is_empty(),
-            Selection::Job(id) => self.entries(id.queue_id).await?.iter().any(|entry| entry.job.id == *id),
-            Selection::Account(_) | Selection::Host(_) => false,
-        })
+        Ok(!selected(&*self.spool, selection).await?.is_empty())
     }
+}
+
+async fn entries<S: Spool>(spool: &S, queue_id: QueueId) -> Result<Vec<Entry>, Status> {
+    let query = Query { queue_id: Some(queue_id), ..Query::default() };
+    spool.look(query).await.map_err(|error| unreadable(&error))
+}
+
+/// What is queued of a message, or the one job.
+async fn selected<S: Spool>(spool: &S, selection: &Selection) -> Result<Vec<Entry>, Status> {
+    Ok(match selection {
+        Selection::Message(id) => entries(spool, *id).await?,
+        Selection::Job(id) => {
+            let mut entries = entries(spool, id.queue_id).await?;
+            entries.retain(|entry| entry.job.id == *id);
+            entries
+        }
+        Selection::Account(_) | Selection::Host(_) => Vec::new(),
+    })
 }
 
 fn query(request: &admin::ListRequest) -> Result<Query, Status> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use limits::{Connection as Permission, Limits};
+use mail::Hop;
 use spool::Spool;
 
 use crate::approach::{Approach, Failure};
@@ -158,6 +159,7 @@ async fn connect<S: Spool, L: Limits>(
 
 async fn give_up<S: Spool, L: Limits>(context: &Context<S, L>, parcel: Parcel<S::Lease>, failure: &Failure) {
     let outcome = Outcome::failed(&parcel.work.recipients, failure, parcel.signature);
+    let outcome = outcome.towards(&parcel.route.site);
     settle::finish(context, parcel.work, outcome).await;
 }
 
@@ -199,8 +201,12 @@ async fn deliver<S: Spool, L: Limits>(
             results,
             origin: Origin::NextHop,
             signature: parcel.signature.clone(),
-            host: Some(Arc::clone(&connection.host)),
-            tls: connection.tls.clone(),
+            hop: Hop {
+                site: Some(Arc::clone(&parcel.route.site)),
+                host: Some(Arc::clone(&connection.host)),
+                source: connection.source,
+                tls: connection.tls.clone(),
+            },
         };
         let (rest, failure) = match unsettled {
             Some((rest, failure)) => (rest, Some(failure)),

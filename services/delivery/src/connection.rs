@@ -1,7 +1,7 @@
 //! A connection to a recipient's server: the shell around [`smtp::client`].
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub(crate) struct Connection {
     session: Session,
     pub(crate) host: Arc<str>,
     pub(crate) tls: Option<Arc<str>>,
+    /// Our address.
+    pub(crate) source: Option<IpAddr>,
     /// Messages that were tried on it.
     pub(crate) served: u32,
     /// RSET must come before the next message.
@@ -85,6 +87,7 @@ impl Connection {
         };
         // Commands leave in groups of our making; waiting for more would only cost time.
         stream.set_nodelay(true).map_err(OpenError::Unreachable)?;
+        let source = stream.local_addr().ok().map(|address| address.ip());
         let mut connection = Self {
             stream: Stream::Clear(stream),
             reader: ReplyReader::new(),
@@ -93,6 +96,7 @@ impl Connection {
             session: Session::new(name.clone()),
             host,
             tls: None,
+            source,
             served: 0,
             needs_reset: false,
         };

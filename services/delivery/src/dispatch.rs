@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dkim::{BodyHash, SignError};
 use limits::{Limits, Slot, Urgency};
-use mail::{Disposition, JobKind};
+use mail::{Disposition, Hop, JobKind};
 use smtp::address::Host;
 use spool::{Lease as _, Spool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,7 +26,7 @@ use crate::pool::{Parcel, Submitted};
 use crate::settle::{self, Origin, Outcome, log_unrecorded};
 use crate::sign::Standing;
 use crate::work::Work;
-use crate::{carrier, report, simulator};
+use crate::{carrier, events, report, simulator};
 
 /// Jobs that are leased with one call.
 const BATCH: u32 = 128;
@@ -87,6 +87,7 @@ async fn process<S: Spool, L: Limits>(
             Err(panicked) => settle::poisoned(&context, work, panicked).await,
         };
     }
+    events::note_accepted(&context, work.job());
     let prepared = caught(work.kept(prepare(&context, &work))).await;
     let decision = match prepared {
         Ok(Ok(decision)) => decision,
@@ -96,6 +97,7 @@ async fn process<S: Spool, L: Limits>(
     match decision {
         Decision::Hold(reason) => {
             context.suspensions.add(&work.job().message.account);
+            events::keep_noted(&context, work.job()).await;
             let id = work.job().id;
             log_unrecorded(id, work.lease.hold(reason).await);
         }
@@ -186,7 +188,7 @@ async fn prepare<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Le
 }
 
 fn here(results: Vec<mail::RecipientResult>) -> Outcome {
-    Outcome { results, origin: Origin::Here, signature: None, host: None, tls: None }
+    Outcome { results, origin: Origin::Here, signature: None, hop: Hop::default() }
 }
 
 /// Route, signature and slot; or what is to be done instead.

@@ -6,7 +6,7 @@
 //!   |                 |--simulator, sandbox--.                         carrier: one connection, many jobs
 //!   |                 '--report: DSN---------|                            |  approach: hosts, TLS
 //!   |                                        v                            v  attempt: one transaction
-//!   '---done, retry, hold, report-------- settle <------------------- results per recipient
+//!   '---events; done, retry, hold, report- settle <------------------ results per recipient
 //! ```
 //!
 //! The protocol is `smtp`'s, signatures are `dkim`'s, reports `mail`'s, counting `limits`'s; this crate is the order in
@@ -25,6 +25,7 @@ mod connection;
 mod context;
 mod convert;
 mod dispatch;
+mod events;
 mod isolation;
 mod observer;
 mod pool;
@@ -51,7 +52,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use admin::queue_routes;
+pub use admin::admin_routes;
 pub use config::{AddressFamily, Config, ConfigError, Mode, Sign};
 pub use observer::{AttemptReport, LogObserver, Observer};
 pub use route::{

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mail::{Disposition, Job, RecipientResult};
+use spool::EventError;
 
 /// One attempt, or one transaction of it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,11 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A job waits without an attempt having been made: for a limit, a connection, a key.
     fn waits(&self, job: &Job, wait: Duration, reason: &str);
+
+    /// Events could not be written, so that nobody will be told of them; mail went on.
+    fn events_lost(&self, events: usize, cause: &EventError) {
+        tracing::warn!(events, error = %cause, "events are lost");
+    }
 }
 
 /// Writes one line an attempt and disposition to the log, at level info; waits at debug.

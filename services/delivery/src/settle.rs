@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limits::Limits;
-use mail::{Disposition, JobKind, Recipient, RecipientResult, RemoteReply};
+use mail::{Disposition, Hop, JobKind, Recipient, RecipientResult, RemoteReply, Timestamp};
 use smtp::address::ReversePath;
 use smtp::reply::EnhancedCode;
 use spool::{Lease as _, Retry, SettleError, Spool};
 
 use crate::approach::Failure;
 use crate::context::{Context, in_time, now};
+use crate::events;
 use crate::isolation::{FAILURES_MAX, Panicked};
 use crate::observer::AttemptReport;
-use crate::work::Work;
+use crate::work::{Earlier, Work};
 
 /// Who tells the sender of a success that was asked for (RFC 3461 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub(crate) struct Outcome {
     pub(crate) results: Vec<RecipientResult>,
     pub(crate) origin: Origin,
     pub(crate) signature: Option<Arc<str>>,
-    pub(crate) host: Option<Arc<str>>,
-    pub(crate) tls: Option<Arc<str>>,
+    /// The way that the attempt took.
+    pub(crate) hop: Hop,
 }
 
 impl Outcome {
@@ -39,12 +40,18 @@ impl Outcome {
         let at = now();
         let results = recipients.iter().map(|recipient| failed(recipient, failure, at)).collect();
         let host = failure.remote.as_ref().and_then(|remote| remote.host.as_deref()).map(Arc::from);
-        Self { results, origin: Origin::NextHop, signature, host, tls: None }
+        Self { results, origin: Origin::NextHop, signature, hop: Hop { host, ..Hop::default() } }
+    }
+
+    /// It was meant for this site.
+    pub(crate) fn towards(mut self, site: &Arc<str>) -> Self {
+        self.hop.site = Some(Arc::clone(site));
+        self
     }
 }
 
 /// The result of one recipient.
-pub(crate) fn failed(recipient: &Recipient, failure: &Failure, at: mail::Timestamp) -> RecipientResult {
+pub(crate) fn failed(recipient: &Recipient, failure: &Failure, at: Timestamp) -> RecipientResult {
     let disposition = if failure.is_permanent() { Disposition::Bounced } else { Disposition::Deferred };
     result(recipient, disposition, failure.status, failure.remote.clone(), failure.reason.clone(), at)
 }
@@ -55,7 +62,7 @@ pub(crate) fn result(
     status: EnhancedCode,
     remote: Option<RemoteReply>,
     reason: String,
-    at: mail::Timestamp,
+    at: Timestamp,
 ) -> RecipientResult {
     let Recipient { address, notify, orcpt, last: _ } = recipient.clone();
     let recipient = Recipient { address, notify, orcpt, last: None };
@@ -71,7 +78,13 @@ pub(crate) async fn finish<S: Spool, L: Limits>(
     expire(context, &work, &mut outcome.results);
     observe(context, &work, &outcome);
     let mut earlier = std::mem::take(&mut work.deferred);
-    expire(context, &work, &mut earlier);
+    expire(context, &work, earlier.iter_mut().map(|earlier| &mut earlier.result));
+    let attempts = work.job().attempts + 1;
+    let wait = context.schedule.wait_millis(attempts, runtime::random_u32());
+    let at = now().plus_millis(wait).min(work.job().message.expires_at);
+    tell(context, &work, &earlier, &outcome, at).await;
+
+    let earlier = earlier.into_iter().map(|earlier| earlier.result);
     let results = std::mem::take(&mut work.settled).into_iter().chain(earlier).chain(outcome.results);
     let (deferred, ended): (Vec<_>, Vec<_>) =
         results.partition(|result| result.disposition == Disposition::Deferred);
@@ -80,9 +93,6 @@ pub(crate) async fn finish<S: Spool, L: Limits>(
     let settled = match deferred.first() {
         None => work.lease.done(reports).await,
         Some(first) => {
-            let attempts = work.job().attempts + 1;
-            let wait = context.schedule.wait_millis(attempts, runtime::random_u32());
-            let at = now().plus_millis(wait).min(work.job().message.expires_at);
             let reason = first.reason.clone();
             let remaining = deferred.into_iter().map(with_last).collect();
             let retry = Retry { at, remaining, attempts, reason, signature: outcome.signature };
@@ -90,6 +100,21 @@ pub(crate) async fn finish<S: Spool, L: Limits>(
         }
     };
     log_unrecorded(job, settled);
+}
+
+/// Writes the events of an attempt's end: they come before the settlement, since nobody could make up for them after it.
+async fn tell<S: Spool, L: Limits>(
+    context: &Context<S, L>,
+    work: &Work<S::Lease>,
+    earlier: &[Earlier],
+    outcome: &Outcome,
+    retry_at: Timestamp,
+) {
+    let telling = events::Attempt::new(work.job());
+    let earlier = earlier.iter().map(|earlier| telling.event(&earlier.result, &earlier.hop, retry_at));
+    let last = outcome.results.iter().map(|result| telling.event(result, &outcome.hop, retry_at));
+    let told = earlier.chain(last).collect();
+    events::append(context, told).await;
 }
 
 /// Records what a transaction settled before another one begins; false when the job is no longer ours.
@@ -102,13 +127,19 @@ pub(crate) async fn narrow<S: Spool, L: Limits>(
     observe(context, work, &outcome);
     let (deferred, ended): (Vec<_>, Vec<_>) =
         outcome.results.into_iter().partition(|result| result.disposition == Disposition::Deferred);
-    work.deferred.extend(deferred);
+    let hop = outcome.hop;
+    work.deferred.extend(deferred.into_iter().map(|result| Earlier { result, hop: hop.clone() }));
     work.recipients.clone_from(&remaining);
     work.begin_another();
     if ended.is_empty() {
         return true;
     }
-    let left = remaining.into_iter().chain(work.deferred.iter().cloned().map(with_last)).collect();
+    let telling = events::Attempt::new(work.job());
+    // None of them is tried again.
+    let told = ended.iter().map(|result| telling.event(result, &hop, Timestamp::default())).collect();
+    events::append(context, told).await;
+    let deferred = work.deferred.iter().map(|earlier| with_last(earlier.result.clone()));
+    let left = remaining.into_iter().chain(deferred).collect();
     let reports = reports(work, ended.clone(), outcome.origin);
     match work.lease.narrow(left, reports).await {
         Ok(()) => true,
@@ -139,6 +170,7 @@ pub(crate) async fn wait<S: Spool, L: Limits>(
     }
     context.observer.waits(work.job(), wait, &reason);
     let job = work.job();
+    events::keep_noted(context, job).await;
     let (id, attempts) = (job.id, job.attempts);
     let remaining = work.recipients.clone();
     let signature = signature.or_else(|| job.signature.clone());
@@ -183,17 +215,17 @@ fn with_last(result: RecipientResult) -> Recipient {
 }
 
 /// What is deferred after its time is over (RFC 3463: X.4.7 is a persistent transient error).
-fn expire<S: Spool, L: Limits>(
+fn expire<'a, S: Spool, L: Limits>(
     context: &Context<S, L>,
     work: &Work<S::Lease>,
-    results: &mut [RecipientResult],
+    results: impl IntoIterator<Item = &'a mut RecipientResult>,
 ) {
     let message = &work.job().message;
     if now() < message.expires_at {
         return;
     }
     let hours = context.schedule.lifetime_secs() / 3600;
-    for result in results.iter_mut().filter(|result| result.disposition == Disposition::Deferred) {
+    for result in results.into_iter().filter(|result| result.disposition == Disposition::Deferred) {
         result.disposition = Disposition::Expired;
         result.status = EnhancedCode::new(4, 4, 7);
         result.reason = match hours {
@@ -231,8 +263,8 @@ fn observe<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Lease>, 
     let times = &work.times;
     context.observer.attempt(&AttemptReport {
         job: work.job(),
-        host: outcome.host.as_deref(),
-        tls: outcome.tls.as_deref(),
+        host: outcome.hop.host.as_deref(),
+        tls: outcome.hop.tls.as_deref(),
         results: &outcome.results,
         total: times.leased.elapsed(),
         route: times.route,

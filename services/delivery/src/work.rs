@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mail::{Job, JobKind, Recipient, RecipientResult};
+use mail::{Hop, Job, JobKind, Recipient, RecipientResult};
 use spool::{ContentError, Lease, SettleError};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -31,12 +31,18 @@ pub(crate) struct Work<L> {
     /// Those to be served in the next transaction.
     pub(crate) recipients: Vec<Recipient>,
     /// What earlier transactions of this attempt deferred.
-    pub(crate) deferred: Vec<RecipientResult>,
+    pub(crate) deferred: Vec<Earlier>,
     /// What earlier transactions settled and the store could not record.
     pub(crate) settled: Vec<RecipientResult>,
     pub(crate) times: Times,
     /// The job's share of what may be in work.
     _permit: OwnedSemaphorePermit,
+}
+
+/// What an earlier transaction of the attempt brought, and the way that it took.
+pub(crate) struct Earlier {
+    pub(crate) result: RecipientResult,
+    pub(crate) hop: Hop,
 }
 
 /// How long the parts of an attempt took.

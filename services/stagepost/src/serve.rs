@@ -14,7 +14,7 @@ use proto::accounts::v1::signing_client::SigningClient;
 use runtime::rpc::{self, Listener, Token};
 use runtime::tls::ServerTls;
 use spool::Spool as _;
-use spool::embedded::Embedded;
+use spool::embedded::{Embedded, Folders};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -155,9 +155,8 @@ impl Site {
             host_name,
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
-        let routes = merged([accounts.routes(), delivery::queue_routes(spool), send]);
-
         let Ends { ingress: shutdown, delivery: deliver, calls } = ends.clone();
+        let routes = merged([accounts.routes(), delivery::admin_routes(spool, calls.clone()), send]);
         let mut tasks = JoinSet::new();
         if let Some(tls) = tls {
             let shutdown = shutdown.clone();
@@ -273,7 +272,7 @@ async fn open_stores(
     let state = settings.process.state.clone();
     let (spool, accounts) = (settings.spool.clone(), settings.accounts.clone());
     let opened = tokio::task::spawn_blocking(move || -> Result<_> {
-        let spool = Embedded::open(&state.join("spool"), spool.into(), || {
+        let spool = Embedded::open(&Folders::within(&state), spool.into(), || {
             mail::Timestamp(runtime::clock::now_millis())
         })?;
         let accounts = Accounts::open(&state.join("accounts"), accounts.settings(&host_name))?;

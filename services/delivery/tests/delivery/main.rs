@@ -5,6 +5,7 @@
 mod harness;
 
 mod conversations;
+mod events;
 mod formats;
 mod queueing;
 mod reports;

@@ -171,6 +171,11 @@ struct PoisonedLease {
 
 impl Spool for Poisoned {
     type Lease = PoisonedLease;
+    type Events = <Embedded as Spool>::Events;
+
+    fn events(&self) -> &Self::Events {
+        self.inner.events()
+    }
 
     async fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         self.inner.accept(message).await

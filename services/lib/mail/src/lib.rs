@@ -1,7 +1,7 @@
 //! The nouns of mail: what a message, a job and a result are, with no I/O, runtime or clock.
 //!
 //! ```text
-//! submission --header--> Message + jobs by recipient host --attempt--> RecipientResult
+//! submission --header--> Message + jobs by recipient host --attempt--> RecipientResult --> Event
 //!                                      |                                 |        |
 //!                             downgrade, for a receiver      RetrySchedule, when   dsn, when it ended
 //!                             that takes 7 bits only         it is deferred        and the sender is told
@@ -14,6 +14,7 @@
 mod disposition;
 pub mod downgrade;
 pub mod dsn;
+mod event;
 pub mod header;
 mod job;
 mod queue_id;
@@ -22,6 +23,7 @@ mod timestamp;
 mod transfer_encoding;
 
 pub use disposition::{Disposition, RecipientResult, RemoteReply};
+pub use event::{Event, EventKind, EventMessage, Hop, ParseEventKindError};
 pub use job::{AccountId, BodyKind, Job, JobKind, Message, Recipient, ReturnContent, TlsRequirement};
 pub use queue_id::{JobId, ParseQueueIdError, QueueId};
 pub use retry::{RetrySchedule, RetryScheduleError};

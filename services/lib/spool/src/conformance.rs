@@ -8,10 +8,11 @@
 //! kept.
 
 mod administration;
+mod events;
 mod keeping;
 mod leasing;
 mod room;
-mod sample;
+pub(crate) mod sample;
 
 use std::future::Future;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use mail::Timestamp;
 use crate::{Lease, Spool};
 
 pub use administration::*;
+pub use events::*;
 pub use keeping::*;
 pub use leasing::*;
 pub use room::*;
@@ -93,6 +95,13 @@ macro_rules! conformance_tests {
             a_closed_store_says_so,
             a_full_store_drains_by_bouncing,
             a_full_store_drains_by_deferring,
+            appended_events_survive_a_kill,
+            noted_events_are_durable_with_the_next_append,
+            many_writers_lose_nothing,
+            events_are_read_since_an_instant,
+            events_of_chosen_messages_are_read,
+            followers_see_what_comes,
+            reading_until_now_ends,
         }
     };
     (@each $stage:expr; $($promise:ident,)*) => {

@@ -6,6 +6,7 @@
 //! hold ... --'                  '-> answers
 //! lease <--- index, then the cache of what was accepted last, or the segment                 (reader)
 //! open ----> side files and the last segment --> index                                       (replay)
+//! events --> a log of their own, with a thread of its own                                    (events)
 //! ```
 //!
 //! A log of its own, because mail is written once, read once, and removed: one sync makes many sessions' messages durable,
@@ -16,6 +17,7 @@
 //! reported as damage; a segment is removed only when a durable record says that nothing in it counts.
 
 mod disk;
+mod events;
 #[cfg(test)]
 mod faults;
 mod frame;
@@ -55,8 +57,9 @@ use reader::Reader;
 use room::Room;
 use writer::{Accept, Action, Administer, Request, Writer};
 
+pub use events::{EmbeddedEventReader, EmbeddedEvents};
 pub use lease::EmbeddedLease;
-pub use settings::{Config, Settings};
+pub use settings::{Config, EventSettings, Settings};
 
 /// Lines of damage that are kept for [`Summary`].
 const DAMAGE_LINES_MAX: usize = 1_000;
@@ -111,6 +114,25 @@ pub struct Embedded {
     store: Arc<Store>,
 }
 
+/// The folders of a store. Each is made where it isn't there, and locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folders {
+    /// What is queued.
+    pub queue: PathBuf,
+    /// What happened.
+    pub events: PathBuf,
+}
+
+impl Folders {
+    /// `spool` and `events` within a state folder.
+    pub fn within(state: &Path) -> Self {
+        Self { queue: state.join("spool"), events: state.join("events") }
+    }
+}
+
+/// Says what time it is.
+type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// What the store's threads share.
 struct Core {
     disk: Arc<dyn Disk>,
@@ -119,7 +141,7 @@ struct Core {
     /// Told when there may be somebody to lease.
     ready: Notify,
     room: Room,
-    clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    clock: Clock,
     settings: Settings,
     magic: frame::Magic,
     damage: Mutex<Vec<String>>,
@@ -128,36 +150,34 @@ struct Core {
 /// What its users share; the writer ends with the last of them.
 struct Store {
     core: Arc<Core>,
+    events: EmbeddedEvents,
     requests: Mutex<Option<Sender<Request>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Embedded {
-    /// Opens the store in a directory, which is made where it isn't there. `clock` says what time it is.
+    /// Opens the store in its folders. `clock` says what time it is.
     ///
     /// Reads what is queued, which blocks: a million messages take seconds.
     ///
     /// # Errors
     /// When another process has it, or it can't be read at all. Damage within it is no error: see [`Summary::damage`].
     pub fn open(
-        directory: &Path,
+        folders: &Folders,
         settings: Settings,
         clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
-        let disk = FileDisk::open(directory).map_err(|error| match error {
-            FileDiskError::Locked => OpenError::InUse(directory.to_owned()),
-            FileDiskError::Io(action, source) => {
-                OpenError::Directory { action, directory: directory.to_owned(), source }
-            }
-        })?;
-        Self::on(Arc::new(disk), settings, Box::new(clock))
+        let Folders { queue, events } = folders;
+        Self::on(open_folder(queue)?, open_folder(events)?, settings, Arc::new(clock))
     }
 
     fn on(
         disk: Arc<dyn Disk>,
+        events: Arc<dyn Disk>,
         settings: Settings,
-        clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+        clock: Clock,
     ) -> Result<Self, OpenError> {
+        let events = EmbeddedEvents::open(events, settings.events, Arc::clone(&clock))?;
         let replayed = replay::replay(&disk, &settings, clock())?;
         let core = Arc::new(Core {
             reader: Reader::new(Arc::clone(&disk), replayed.log.magic),
@@ -177,7 +197,8 @@ impl Embedded {
         let writer = Writer::new(Arc::clone(&core), replayed.log, received);
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || writer.run());
         let writer = Mutex::new(Some(thread.map_err(OpenError::Thread)?));
-        Ok(Self { store: Arc::new(Store { core, requests: Mutex::new(Some(requests)), writer }) })
+        let requests = Mutex::new(Some(requests));
+        Ok(Self { store: Arc::new(Store { core, events, requests, writer }) })
     }
 
     async fn administer(&self, action: Action, which: Selection) -> Result<Vec<JobId>, SettleError> {
@@ -188,8 +209,23 @@ impl Embedded {
     }
 }
 
+fn open_folder(directory: &Path) -> Result<Arc<dyn Disk>, OpenError> {
+    let disk = FileDisk::open(directory).map_err(|error| match error {
+        FileDiskError::Locked => OpenError::InUse(directory.to_owned()),
+        FileDiskError::Io(action, source) => {
+            OpenError::Directory { action, directory: directory.to_owned(), source }
+        }
+    })?;
+    Ok(Arc::new(disk))
+}
+
 impl Spool for Embedded {
     type Lease = EmbeddedLease;
+    type Events = EmbeddedEvents;
+
+    fn events(&self) -> &EmbeddedEvents {
+        &self.store.events
+    }
 
     async fn accept(&self, new: NewMessage) -> Result<(), AcceptError> {
         let closed = || AcceptError::Unavailable("the queue is closed".into());
@@ -272,6 +308,7 @@ impl Store {
 
     /// Waits for the writer's end.
     fn end(&self) {
+        self.events.end();
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A writer that panicked has said so.

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use mail::{AccountId, Job, JobId, Message, QueueId, Recipient, RecipientResult, Timestamp};
 use smtp::address::Host;
 
+use crate::events::EventLog;
+
 /// A message's octets in order, cut anywhere; not dot-stuffed, lines end in CRLF.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
@@ -121,6 +123,11 @@ pub struct Retry {
 pub trait Spool: Send + Sync + 'static {
     /// A job in a worker's hands.
     type Lease: Lease;
+    /// What happened to mail.
+    type Events: EventLog;
+
+    /// The log of what happened.
+    fn events(&self) -> &Self::Events;
 
     /// Keeps a message. `Ok` means that it is on disk: after it a kill of any process loses nothing. Accepting a queue id
     /// that is known or was accepted before (a report's derived one) is `Ok` and changes nothing while its jobs exist.
@@ -156,7 +163,8 @@ pub trait Spool: Send + Sync + 'static {
     /// Removes jobs without a report; leased ones too (their settlement is then `LeaseLost`). Says which.
     fn remove(&self, which: Selection) -> impl Future<Output = Result<Vec<JobId>, SettleError>> + Send;
 
-    /// Makes all that was recorded durable and ends the store's threads; nothing is accepted afterwards.
+    /// Makes all that was recorded durable and ends the store's threads; nothing is accepted afterwards, and readers of events
+    /// come to their end.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mail::Timestamp;
 use spool::conformance::{Setup, Stage};
-use spool::embedded::{Embedded, Settings};
+use spool::embedded::{Embedded, Folders, Settings};
 use tempfile::TempDir;
 
 /// A kill leaves what the kernel was told: the directory as it is goes to the next life, under whose feet the last one's
@@ -44,18 +44,21 @@ impl Stage for Directories {
         };
         let clock = Arc::clone(&self.clock);
         let now = move || Timestamp(clock.load(Ordering::SeqCst));
-        Embedded::open(&self.directory(), settings, now).unwrap()
+        Embedded::open(&Folders::within(&self.directory()), settings, now).unwrap()
     }
 
     async fn kill(&mut self, spool: Embedded) {
         let last = self.directory();
         self.lives += 1;
         let next = self.directory();
-        std::fs::create_dir(&next).unwrap();
-        for entry in std::fs::read_dir(last).unwrap() {
-            let entry = entry.unwrap();
-            // The writer may remove a segment meanwhile.
-            let _ = std::fs::copy(entry.path(), next.join(entry.file_name()));
+        for folder in ["spool", "events"] {
+            let (last, next) = (last.join(folder), next.join(folder));
+            std::fs::create_dir_all(&next).unwrap();
+            for entry in std::fs::read_dir(last).unwrap() {
+                let entry = entry.unwrap();
+                // The writer may remove a segment meanwhile.
+                let _ = std::fs::copy(entry.path(), next.join(entry.file_name()));
+            }
         }
         drop(spool);
     }

@@ -3,6 +3,8 @@
 mod account;
 mod credential;
 mod domain;
+mod events;
+mod explain;
 mod queue;
 mod send;
 mod view;
@@ -80,6 +82,10 @@ pub(crate) enum Ask {
     /// Mail that waits.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// What happens to mail, a line an event, as it comes.
+    Events(events::Command),
+    /// A message's whole story: why it waits, until when, what the remote said, how it ended.
+    Explain(explain::Command),
     /// Submit a test mail.
     Send(send::Command),
 }
@@ -88,7 +94,13 @@ impl Ask {
     /// Asks and prints the answer.
     pub(crate) async fn run(self, connection: &Connection) -> Result<()> {
         let client = connection.connect()?;
+        let mut output = connection.output;
         let answer = match self {
+            Self::Events(command) => return command.run(client, output).await,
+            Self::Explain(command) => {
+                output = command.output(output);
+                command.run(client).await
+            }
             Self::Account(command) => command.run(client).await,
             Self::Credential(command) => command.run(client).await,
             Self::Domain(command) => command.run(client).await,
@@ -96,7 +108,7 @@ impl Ask {
             Self::Send(command) => command.run(client).await,
         };
         match answer {
-            Ok(view) => view.print(connection.output),
+            Ok(view) => view.print(output),
             Err(status) => anyhow::bail!(explained(&status)),
         }
     }

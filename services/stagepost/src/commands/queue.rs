@@ -3,7 +3,8 @@
 use clap::Subcommand;
 use proto::admin::v1::queue_client::QueueClient;
 use proto::admin::v1::{
-    ChangeResponse, HoldRequest, ListRequest, QueuedJob, SelectRequest, ShowRequest, SummaryRequest,
+    ChangeResponse, HoldRequest, ListRequest, QueuedJob, RemoveRequest, SelectRequest, ShowRequest,
+    SummaryRequest,
 };
 use runtime::rpc::Client;
 use serde_json::Value;
@@ -58,6 +59,9 @@ pub(crate) enum Command {
     Remove {
         /// Queue id or job id.
         id: String,
+        /// Told with the event `dropped`.
+        #[arg(long, default_value = "removed by the administrator")]
+        reason: String,
     },
 }
 
@@ -99,7 +103,7 @@ impl Command {
             }
             Self::Retry { id } => client.retry(SelectRequest { id }).await.map(changed),
             Self::Hold { id, reason } => client.hold(HoldRequest { id, reason }).await.map(changed),
-            Self::Remove { id } => client.remove(SelectRequest { id }).await.map(changed),
+            Self::Remove { id, reason } => client.remove(RemoveRequest { id, reason }).await.map(changed),
         }
     }
 }
@@ -129,7 +133,8 @@ fn changed(response: Response<ChangeResponse>) -> View {
     View::one(record([("jobs", Value::from(response.into_inner().jobs))]))
 }
 
-fn facts(job: QueuedJob) -> Record {
+/// What is known of a job.
+pub(super) fn facts(job: QueuedJob) -> Record {
     let to = job.recipients.iter().map(|recipient| text(&recipient.address)).collect();
     let last = job.recipients.iter().filter(|recipient| recipient.last_at_ms > 0).map(|recipient| {
         Value::Object(record([

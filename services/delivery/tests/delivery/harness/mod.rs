@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod mx;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -17,8 +18,8 @@ use mail::{
 use proto::accounts::v1::signing_client::SigningClient;
 use runtime::rpc::{self, Listener, Token};
 use smtp::address::{Address, ReversePath, Utf8};
-use spool::embedded::{Embedded, Settings};
-use spool::{Content, Entry, NewJob, NewMessage, Origin, Query, Spool};
+use spool::embedded::{Embedded, Folders, Settings};
+use spool::{Content, Entry, EventError, NewJob, NewMessage, Origin, Query, Spool};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -50,17 +51,24 @@ impl Told {
     }
 }
 
-struct Listening(UnboundedSender<Told>);
+struct Listening {
+    told: UnboundedSender<Told>,
+    events_lost: Arc<AtomicUsize>,
+}
 
 impl Observer for Listening {
     fn attempt(&self, report: &AttemptReport<'_>) {
         for result in report.results {
             let queue_id = report.job.message.queue_id;
-            let _ = self.0.send(Told { queue_id, result: result.clone(), tls: report.tls.is_some() });
+            let _ = self.told.send(Told { queue_id, result: result.clone(), tls: report.tls.is_some() });
         }
     }
 
     fn waits(&self, _: &Job, _: Duration, _: &str) {}
+
+    fn events_lost(&self, events: usize, _: &EventError) {
+        self.events_lost.fetch_add(events, Ordering::SeqCst);
+    }
 }
 
 /// A running delivery.
@@ -68,6 +76,7 @@ pub(crate) struct Site<S: Spool = Embedded> {
     pub(crate) spool: Arc<S>,
     pub(crate) accounts: Arc<Accounts>,
     told: UnboundedReceiver<Told>,
+    events_lost: Arc<AtomicUsize>,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<Result<(), delivery::Error>>,
     folder: TempDir,
@@ -75,7 +84,7 @@ pub(crate) struct Site<S: Spool = Embedded> {
 
 pub(crate) fn open(folder: &TempDir) -> Embedded {
     let settings = Settings { segment_octets: 16 << 20, reserve_octets: 1 << 20, ..Settings::default() };
-    Embedded::open(&folder.path().join("spool"), settings, || Timestamp(runtime::clock::now_millis()))
+    Embedded::open(&Folders::within(folder.path()), settings, || Timestamp(runtime::clock::now_millis()))
         .unwrap()
 }
 
@@ -117,16 +126,17 @@ impl<S: Spool> Site<S> {
         tokio::spawn(async move { rpc::serve(listener, routes, &token, serving).await });
 
         let (tell, told) = unbounded_channel();
+        let events_lost = Arc::new(AtomicUsize::new(0));
         let spool = Arc::new(spool);
         let parts = Parts {
             spool: Arc::clone(&spool),
             limits: Arc::new(Local::in_memory()),
             signing: SigningClient::new(client),
-            observer: Arc::new(Listening(tell)),
+            observer: Arc::new(Listening { told: tell, events_lost: Arc::clone(&events_lost) }),
             host_name: "out.sender.test".parse().unwrap(),
         };
         let running = tokio::spawn(delivery::run(config, parts, shutdown.clone()));
-        Self { spool, accounts, told, shutdown, running, folder }
+        Self { spool, accounts, told, events_lost, shutdown, running, folder }
     }
 
     pub(crate) async fn submit(&self, letter: Letter) -> QueueId {
@@ -150,6 +160,11 @@ impl<S: Spool> Site<S> {
         }
         all.sort();
         all
+    }
+
+    /// How many events could not be written.
+    pub(crate) fn events_lost(&self) -> usize {
+        self.events_lost.load(Ordering::SeqCst)
     }
 
     pub(crate) async fn queued(&self) -> Vec<Entry> {

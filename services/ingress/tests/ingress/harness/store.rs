@@ -4,9 +4,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use mail::{Job, JobId, QueueId, Recipient, RecipientResult};
+use mail::{Event, Job, JobId, QueueId, Recipient, RecipientResult};
 use spool::{
-    AcceptError, ContentError, Entry, Lease, NewMessage, Query, Retry, Selection, SettleError, Spool, Summary,
+    AcceptError, ContentError, Entry, EventError, EventLog, EventQuery, EventReader, Lease, NewMessage,
+    Query, Retry, Selection, SettleError, Spool, Summary,
 };
 use tokio::sync::Notify;
 
@@ -42,6 +43,11 @@ pub(crate) fn content(message: &NewMessage) -> Vec<u8> {
 
 impl Spool for Store {
     type Lease = NoLease;
+    type Events = NoEvents;
+
+    fn events(&self) -> &NoEvents {
+        &NoEvents
+    }
 
     async fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         if self.slow.load(Ordering::SeqCst) {
@@ -119,5 +125,28 @@ impl Lease for NoLease {
 
     async fn hold(self, _: String) -> Result<(), SettleError> {
         match self {}
+    }
+}
+
+/// Nor does it write events.
+pub(crate) struct NoEvents;
+
+impl EventLog for NoEvents {
+    type Reader = Self;
+
+    async fn append(&self, _: Vec<Event>) -> Result<(), EventError> {
+        Err(EventError::Closed)
+    }
+
+    fn note(&self, _: Vec<Event>) {}
+
+    async fn read(&self, _: EventQuery) -> Result<Self, EventError> {
+        Err(EventError::Closed)
+    }
+}
+
+impl EventReader for NoEvents {
+    async fn next(&mut self) -> Result<Option<Vec<Event>>, EventError> {
+        Ok(None)
     }
 }

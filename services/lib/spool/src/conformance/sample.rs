@@ -1,10 +1,14 @@
 //! Mail to keep.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
 use bytes::Bytes;
 use mail::{
     AccountId, BodyKind, Disposition, Job, JobKind, Message, QueueId, Recipient, RecipientResult,
     RemoteReply, ReturnContent, Timestamp, TlsRequirement,
 };
+use mail::{Event, EventKind, EventMessage, Hop, JobId};
 use smtp::address::{Address, Domain, ReversePath, Utf8};
 use smtp::command::Notify;
 use smtp::reply::{EnhancedCode, Reply};
@@ -112,4 +116,50 @@ pub(super) fn results(job: &Job) -> &[RecipientResult] {
         JobKind::Report { results } => results,
         JobKind::Delivery { .. } => panic!("{} is a delivery", job.id),
     }
+}
+
+/// What happens to a message that is deferred, then delivered; everything that can be set is set somewhere.
+pub(crate) fn message_events(number: u64, now: Timestamp) -> Vec<Event> {
+    let message = Arc::new(EventMessage::from(&simple(number, "a", now).message));
+    let accepted = Event {
+        kind: EventKind::Accepted,
+        at: now,
+        job: JobId::delivery(message.queue_id, 3),
+        message,
+        recipient: address("user@example.org"),
+        attempt: 0,
+        hop: Hop::default(),
+        status: None,
+        reply: None,
+        reason: String::new(),
+        retry_at: None,
+        redelivered: false,
+    };
+    let hop = Hop {
+        site: Some("example.org".into()),
+        host: Some("mx.example.org".into()),
+        source: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+        tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384".into()),
+    };
+    let deferred = Event {
+        kind: EventKind::Deferred,
+        attempt: 1,
+        hop: hop.clone(),
+        status: Some(EnhancedCode::new(4, 2, 0)),
+        reply: Some(Reply::new(451, (4, 2, 0), "greylisted\ncome again")),
+        reason: "mx.example.org said: 451 4.2.0 greylisted".into(),
+        retry_at: Some(now.plus_secs(60)),
+        ..accepted.clone()
+    };
+    let delivered = Event {
+        kind: EventKind::Delivered,
+        attempt: 2,
+        hop,
+        status: Some(EnhancedCode::new(2, 0, 0)),
+        reply: Some(Reply::bare(250, "ok")),
+        reason: "mx.example.org said: 250 ok".into(),
+        redelivered: true,
+        ..accepted.clone()
+    };
+    vec![accepted, deferred, delivered]
 }

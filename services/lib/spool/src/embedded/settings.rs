@@ -22,6 +22,13 @@ pub struct Config {
     /// Seconds after which a job is taken from a worker that gives no sign of life.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(30..))]
     pub spool_lease_secs: u64,
+    /// Hours for which events are kept: what `stagepost events` and `stagepost explain` can tell.
+    #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u32).range(1..))]
+    pub spool_events_hours_max: u32,
+    /// Octets that events may take on disk; the oldest go first. A recipient has two events or more, of some 200 to 400 octets
+    /// each.
+    #[arg(long, default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(16 << 20..))]
+    pub spool_events_bytes_max: u64,
 }
 
 /// The same in the store's terms.
@@ -41,6 +48,26 @@ pub struct Settings {
     pub lanes: u16,
     /// Seconds that a lease lasts without a touch.
     pub lease_secs: u64,
+    /// The log of events.
+    pub events: EventSettings,
+}
+
+/// How much of the log of events is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct EventSettings {
+    /// Octets after which the next file is begun.
+    pub file_octets: u64,
+    /// Octets on disk at most.
+    pub octets_max: u64,
+    /// Seconds after which events are forgotten.
+    pub age_max_secs: u64,
+}
+
+impl EventSettings {
+    /// Files are removed whole, so that there must be several.
+    fn new(octets_max: u64, age_max_secs: u64) -> Self {
+        Self { file_octets: (octets_max / 16).min(64 << 20), octets_max, age_max_secs }
+    }
 }
 
 impl From<Config> for Settings {
@@ -51,6 +78,8 @@ impl From<Config> for Settings {
             spool_reserve_bytes,
             spool_lanes,
             spool_lease_secs,
+            spool_events_hours_max,
+            spool_events_bytes_max,
         } = config;
         let segment_octets = match spool_bytes_max {
             0 => spool_segment_bytes,
@@ -66,6 +95,7 @@ impl From<Config> for Settings {
             cache_octets: 32 << 20,
             lanes: spool_lanes,
             lease_secs: spool_lease_secs,
+            events: EventSettings::new(spool_events_bytes_max, u64::from(spool_events_hours_max) * 3600),
         }
     }
 }
@@ -80,6 +110,7 @@ impl Default for Settings {
             cache_octets: 32 << 20,
             lanes: 32,
             lease_secs: 90,
+            events: EventSettings::new(1 << 30, 7 * 86_400),
         }
     }
 }

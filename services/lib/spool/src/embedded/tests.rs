@@ -17,7 +17,7 @@ use smtp::address::{Address, ReversePath, Utf8};
 use smtp::reply::EnhancedCode;
 
 use super::faults::MemoryDisk;
-use super::{Embedded, Settings};
+use super::{Embedded, EventSettings, Settings};
 use crate::{Content, Entry, EntryState, Lease, NewJob, NewMessage, Origin, Query, Spool};
 
 /// Small enough that segments end and are reclaimed all the time.
@@ -29,6 +29,7 @@ const SETTINGS: Settings = Settings {
     cache_octets: 16_384,
     lanes: 2,
     lease_secs: 90,
+    events: EventSettings { file_octets: 4_096, octets_max: 65_536, age_max_secs: 86_400 },
 };
 
 #[derive(Clone)]
@@ -54,7 +55,8 @@ fn open(disk: &MemoryDisk, clock: &Clock) -> Embedded {
 
 fn open_with(disk: &MemoryDisk, clock: &Clock, settings: Settings) -> Embedded {
     let clock = clock.clone();
-    Embedded::on(Arc::new(disk.clone()), settings, Box::new(move || clock.now())).unwrap()
+    let events = Arc::new(MemoryDisk::new());
+    Embedded::on(Arc::new(disk.clone()), events, settings, Arc::new(move || clock.now())).unwrap()
 }
 
 /// The number of a message is in its id, its content follows from it.

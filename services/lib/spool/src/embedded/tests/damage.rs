@@ -125,7 +125,12 @@ async fn files_of_something_else_are_not_taken_for_an_empty_queue() {
     let disk = MemoryDisk::new();
     let file = super::super::disk::Disk::create(&disk, "0000000001.log").unwrap();
     file.write_at(&mut [std::io::IoSlice::new(&[b'x'; 5_000])], 0).unwrap();
-    let opened = Embedded::on(Arc::new(disk.clone()), SETTINGS, Box::new(|| Timestamp(1)));
+    let opened = Embedded::on(
+        Arc::new(disk.clone()),
+        Arc::new(MemoryDisk::new()),
+        SETTINGS,
+        Arc::new(|| Timestamp(1)),
+    );
     assert!(matches!(opened.map(|_| ()), Err(OpenError::Unreadable { .. })));
     assert_eq!(disk.names(), ["0000000001.log"], "it was removed");
 }
