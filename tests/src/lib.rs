@@ -34,7 +34,8 @@
 //! [`dns`]; a client's dialogue can be written as text, see [`smtp::Client::dialogue`].
 //!
 //! Deliberately not here: timing assertions (speed is the benchmark's business, `tests/bench/run`), and any use of
-//! Stagepost's own code to judge it: bytes are read by other programs or compared as they are.
+//! Stagepost's own code to judge it: bytes are read by other programs or compared as they are. (The `limits` crate is tried by
+//! itself against the servers that it is made for.)
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -58,6 +59,7 @@ pub mod mx;
 pub mod nats;
 pub mod peers;
 pub mod process;
+pub mod redis;
 pub mod report;
 pub mod smtp;
 pub mod stagepost;

@@ -9,13 +9,19 @@
 //! the caller and passed in; this crate counts. It doesn't know what a site is made of, nor an account's plan.
 
 mod clock;
+pub mod conformance;
+pub mod counters;
 pub mod local;
+mod login;
+mod patience;
+pub mod redis;
 
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
 pub use clock::{Clock, SystemClock};
+pub use counters::Counters;
 
 /// What holds towards a site.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,4 +135,69 @@ pub trait Limits: Send + Sync + 'static {
 
     /// Nobody could tell whether a login was right: it counts as neither, and no other login waits for its end.
     fn login_undecided(&self, user: &str, address: IpAddr);
+}
+
+/// Members that share counters by sharing memory.
+impl<L: Limits> Limits for std::sync::Arc<L> {
+    type Connection = L::Connection;
+    type Ticket = L::Ticket;
+
+    fn slot(
+        &self,
+        site: &str,
+        limits: SiteLimits,
+        want: u32,
+        urgency: Urgency,
+    ) -> impl Future<Output = Slot> + Send {
+        L::slot(self, site, limits, want, urgency)
+    }
+
+    fn return_slot(&self, site: &str, unused: u32) {
+        L::return_slot(self, site, unused);
+    }
+
+    fn connection(
+        &self,
+        site: &str,
+        limits: SiteLimits,
+    ) -> impl Future<Output = Connection<Self::Connection>> + Send {
+        L::connection(self, site, limits)
+    }
+
+    fn answered(&self, site: &str) {
+        L::answered(self, site);
+    }
+
+    fn unanswered(&self, site: &str) {
+        L::unanswered(self, site);
+    }
+
+    fn take_quota(
+        &self,
+        account: &str,
+        per_day: Option<u64>,
+        recipients: u32,
+    ) -> impl Future<Output = Quota<Self::Ticket>> + Send {
+        L::take_quota(self, account, per_day, recipients)
+    }
+
+    fn quota_used(&self, account: &str) -> impl Future<Output = u64> + Send {
+        L::quota_used(self, account)
+    }
+
+    fn login_wait(&self, user: &str, address: IpAddr) -> impl Future<Output = Option<Duration>> + Send {
+        L::login_wait(self, user, address)
+    }
+
+    fn login_failed(&self, user: &str, address: IpAddr) -> impl Future<Output = ()> + Send {
+        L::login_failed(self, user, address)
+    }
+
+    fn login_succeeded(&self, user: &str, address: IpAddr) {
+        L::login_succeeded(self, user, address);
+    }
+
+    fn login_undecided(&self, user: &str, address: IpAddr) {
+        L::login_undecided(self, user, address);
+    }
 }

@@ -3,8 +3,8 @@
 mod journal;
 mod login;
 mod quota;
-mod shards;
-mod site;
+pub(crate) mod shards;
+pub(crate) mod site;
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;
@@ -20,17 +20,13 @@ pub use journal::OpenError;
 pub use quota::Ticket;
 
 use self::journal::Journal;
-use self::login::{Admission, Count, Record};
+use self::login::{Count, Record};
 use self::quota::Quotas;
 use self::shards::Shards;
-use self::site::{Opening, Pass, Purpose, Site};
+use self::site::{Opening, PROBES_MAX, Purpose, Site};
+use crate::login::{Admission, PATIENCE, REFUSAL, counted};
+use crate::patience::{self, Pass};
 use crate::{Clock, Connection, Limits, Quota, SiteLimits, Slot, SystemClock, Urgency};
-
-/// So long a job keeps its lease on the queue for want of a slot.
-const SLOT_PATIENCE: Duration = Duration::from_secs(2);
-/// So long a login waits for others that are being looked at, before it is refused for a while.
-const LOGIN_PATIENCE: Duration = Duration::from_secs(5);
-const LOGIN_REFUSAL: Duration = Duration::from_secs(1);
 
 /// Limits that hold within this process.
 pub struct Local {
@@ -97,10 +93,43 @@ impl Local {
         self.quotas.settle().await;
     }
 
+    /// When messages may go, as it is now.
+    pub(crate) fn pass(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Pass {
+        self.sites.with(site, |site, now| site.pass(now, limits, want, urgency))
+    }
+
+    /// Takes what went out by others' leave.
+    pub(crate) fn spend(&self, site: &str, limits: SiteLimits, messages: u32) {
+        self.sites.with(site, |site, now| site.spend(now, limits, messages));
+    }
+
+    /// Whether one more connection may be opened, of at most `connections_max`, and `probes_max` while the site doesn't answer.
+    pub(crate) fn open_connection(
+        &self,
+        site: &str,
+        connections_max: u32,
+        probes_max: u32,
+    ) -> Connection<ConnectionLease> {
+        match self.sites.with(site, |site, now| (site.open(now, connections_max, probes_max), now)) {
+            (Opening::Granted(purpose), since) => Connection::Granted(ConnectionLease {
+                sites: Arc::clone(&self.sites),
+                site: site.into(),
+                purpose,
+                since,
+            }),
+            (Opening::Wait(secs), _) => Connection::Wait(Duration::from_secs_f64(secs)),
+        }
+    }
+
+    /// How long somebody waits for whom there is no connection to the site now, though there may be one.
+    pub(crate) fn wait_for_place(&self, site: &str) -> Duration {
+        Duration::from_secs_f64(self.sites.with(site, |site, now| site.wait_for_place(now, 1, 1)))
+    }
+
     /// What becomes of this login now; counted as being looked at when it is let in.
     fn admit(&self, user: &str, address: IpAddr) -> Admission {
         let now = self.clock.monotonic();
-        let address = login::counted(address);
+        let address = counted(address);
         let key = self.hasher.hash_one((user, address));
         let mut pairs = self.logins.lock(&key);
         let known = pairs.entries.get(&key).copied().unwrap_or_default();
@@ -119,7 +148,7 @@ impl Local {
 
     fn settle_login(&self, user: &str, address: IpAddr, mut end: impl FnMut(&mut Record, Count, Duration)) {
         let now = self.clock.monotonic();
-        let address = login::counted(address);
+        let address = counted(address);
         let key = self.hasher.hash_one((user, address));
         end(login::record(&mut self.logins.lock(&key).entries, key, now), Count::Pair, now);
         end(
@@ -136,23 +165,10 @@ impl Limits for Local {
     type Ticket = Ticket;
 
     async fn slot(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Slot {
-        let give_up_at = self.clock.monotonic() + SLOT_PATIENCE;
-        let mut urgency = urgency;
-        loop {
-            match self.sites.with(site, |site, now| site.pass(now, limits, want, urgency)) {
-                Pass::Go(messages) => return Slot::Go(messages),
-                Pass::Wait(secs) => {
-                    // A nanosecond more, so that rounding never wakes a job just before its token is there.
-                    let wait = Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX);
-                    let wait = wait.saturating_add(Duration::from_nanos(1));
-                    if self.clock.monotonic().saturating_add(wait) > give_up_at {
-                        return Slot::Wait(wait);
-                    }
-                    self.clock.sleep(wait).await;
-                    urgency = Urgency::Due;
-                }
-            }
-        }
+        patience::slot(&*self.clock, urgency, |urgency| {
+            std::future::ready(self.pass(site, limits, want, urgency))
+        })
+        .await
     }
 
     fn return_slot(&self, site: &str, unused: u32) {
@@ -160,15 +176,8 @@ impl Limits for Local {
     }
 
     async fn connection(&self, site: &str, limits: SiteLimits) -> Connection<ConnectionLease> {
-        match self.sites.with(site, |site, now| (site.open(now, limits), now)) {
-            (Opening::Granted(purpose), since) => Connection::Granted(ConnectionLease {
-                sites: Arc::clone(&self.sites),
-                site: site.into(),
-                purpose,
-                since,
-            }),
-            (Opening::Wait(secs), _) => Connection::Wait(Duration::from_secs_f64(secs)),
-        }
+        let connections_max = if limits.connections == 0 { u32::MAX } else { limits.connections };
+        self.open_connection(site, connections_max, PROBES_MAX)
     }
 
     fn answered(&self, site: &str) {
@@ -193,7 +202,7 @@ impl Limits for Local {
     }
 
     async fn login_wait(&self, user: &str, address: IpAddr) -> Option<Duration> {
-        let give_up_at = self.clock.monotonic() + LOGIN_PATIENCE;
+        let give_up_at = self.clock.monotonic() + PATIENCE;
         loop {
             // Listening begins before the look, so that no ring is missed.
             let mut ring = std::pin::pin!(self.login_ended.notified());
@@ -204,7 +213,7 @@ impl Limits for Local {
                 Admission::Queue => {
                     let patience = give_up_at.saturating_sub(self.clock.monotonic());
                     if patience.is_zero() {
-                        return Some(LOGIN_REFUSAL);
+                        return Some(REFUSAL);
                     }
                     tokio::select! {
                         () = ring => {}
@@ -246,6 +255,13 @@ pub struct ConnectionLease {
     site: Box<str>,
     purpose: Purpose,
     since: f64,
+}
+
+impl ConnectionLease {
+    /// What it was granted as.
+    pub(crate) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
 }
 
 impl Drop for ConnectionLease {

@@ -1,28 +1,11 @@
-//! How long logins wait after failures; pure but for the hash that names a key.
-//!
-//! Failures are counted for a user name from an address, and for an address, never for a user name alone: else anybody
-//! could lock anybody out. A user name that has logged in from an address isn't held up by others' failures there.
+//! What is remembered of logins that failed or are being looked at.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// Failures of one user name from one address before waits begin.
-const PAIR_FREE: u32 = 2;
-const PAIR_WAIT_SECS_MAX: u64 = 900;
-/// Failures from one address before waits begin: behind it there may be many people.
-const ADDRESS_FREE: u32 = 20;
-/// So many failures more double the wait.
-const ADDRESS_STEP: u32 = 4;
-const ADDRESS_WAIT_SECS_MAX: u64 = 60;
-/// After so long without a failure the count starts anew.
-const MEMORY: Duration = Duration::from_secs(3600);
-/// Logins of one user name from one address, or of one address, that are looked at at the same time; more wait their turn.
-const PAIR_PENDING_MAX: u32 = 16;
-const ADDRESS_PENDING_MAX: u32 = 64;
-/// A login that was let in and of which nothing was heard for so long is over.
-const PENDING_SECS_MAX: u64 = 10;
+use crate::login::{ADDRESS, Admission, MEMORY, PAIR, PENDING_LIFE, Policy};
+
 /// Keys that a part of the memory holds; 64 parts make 100,000 pairs.
 pub(super) const KEYS_MAX: usize = 100_000 / 64;
 
@@ -37,22 +20,20 @@ pub(super) struct Record {
     pub(super) trusted: bool,
 }
 
-/// What becomes of a login now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// It is looked at.
-    Enter,
-    /// So many are being looked at that it has to wait for one of them.
-    Queue,
-    /// It is refused unseen for this long.
-    Refuse(Duration),
-}
-
 /// Which of the two counts a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Pair,
     Address,
+}
+
+impl Count {
+    fn policy(self) -> &'static Policy {
+        match self {
+            Self::Pair => &PAIR,
+            Self::Address => &ADDRESS,
+        }
+    }
 }
 
 impl Record {
@@ -61,11 +42,7 @@ impl Record {
         if !refused.is_zero() {
             return Admission::Refuse(refused);
         }
-        let pending_max = match count {
-            Count::Pair => PAIR_PENDING_MAX,
-            Count::Address => ADDRESS_PENDING_MAX,
-        };
-        if self.pending(now) >= pending_max { Admission::Queue } else { Admission::Enter }
+        if self.pending(now) >= count.policy().pending_max { Admission::Queue } else { Admission::Enter }
     }
 
     pub(super) fn enter(&mut self, now: Duration) {
@@ -94,8 +71,7 @@ impl Record {
     }
 
     fn pending(&self, now: Duration) -> u32 {
-        let lately = now.saturating_sub(self.touched) < Duration::from_secs(PENDING_SECS_MAX);
-        if lately { self.pending } else { 0 }
+        if now.saturating_sub(self.touched) < PENDING_LIFE { self.pending } else { 0 }
     }
 
     fn is_fresh(&self, now: Duration) -> bool {
@@ -103,27 +79,7 @@ impl Record {
     }
 
     fn wait(&self, count: Count, now: Duration) -> Duration {
-        let (over, wait_secs_max) = match count {
-            Count::Pair => (self.failures.saturating_sub(PAIR_FREE), PAIR_WAIT_SECS_MAX),
-            Count::Address => {
-                (self.failures.saturating_sub(ADDRESS_FREE).div_ceil(ADDRESS_STEP), ADDRESS_WAIT_SECS_MAX)
-            }
-        };
-        if over == 0 || !self.is_fresh(now) {
-            return Duration::ZERO;
-        }
-        Duration::from_secs(1u64.checked_shl(over - 1).unwrap_or(u64::MAX).min(wait_secs_max))
-    }
-}
-
-/// The address that is counted: a v4 address, or the /64 that one v6 host commands.
-pub(super) fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
+        if self.is_fresh(now) { count.policy().wait(self.failures) } else { Duration::ZERO }
     }
 }
 
@@ -204,7 +160,7 @@ mod tests {
     #[test]
     fn many_at_once_wait_their_turn() {
         let mut record = Record::default();
-        for _ in 0..PAIR_PENDING_MAX {
+        for _ in 0..PAIR.pending_max {
             assert_eq!(record.admission(Count::Pair, NOW), Admission::Enter);
             record.enter(NOW);
         }
@@ -230,12 +186,5 @@ mod tests {
             record(&mut equal, key, NOW);
             assert!(equal.len() <= KEYS_MAX && equal.len() > key.min(KEYS_MAX / 2));
         }
-    }
-
-    #[test]
-    fn a_v6_network_counts_as_one_address() {
-        let counted = |text: &str| counted(text.parse().unwrap()).to_string();
-        assert_eq!(counted("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }

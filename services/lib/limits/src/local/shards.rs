@@ -10,25 +10,25 @@ const SHARDS: usize = 64;
 /// A part isn't swept before it has so many entries.
 const SWEEP_FROM: usize = 256;
 
-pub(super) struct Shards<K, V> {
+pub(crate) struct Shards<K, V> {
     shards: Box<[Mutex<Shard<K, V>>]>,
     hasher: RandomState,
 }
 
 /// One part of the map.
-pub(super) struct Shard<K, V> {
-    pub(super) entries: HashMap<K, V>,
+pub(crate) struct Shard<K, V> {
+    pub(crate) entries: HashMap<K, V>,
     sweep_at: usize,
 }
 
 impl<K: Hash + Eq, V> Shards<K, V> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let shard = || Mutex::new(Shard { entries: HashMap::new(), sweep_at: SWEEP_FROM });
         Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher: RandomState::new() }
     }
 
     /// The part in which `key` is or would be. Nothing under these locks can panic half-way, so a poisoned one is whole.
-    pub(super) fn lock<Q>(&self, key: &Q) -> MutexGuard<'_, Shard<K, V>>
+    pub(crate) fn lock<Q>(&self, key: &Q) -> MutexGuard<'_, Shard<K, V>>
     where
         K: Borrow<Q>,
         Q: Hash + ?Sized,
@@ -38,14 +38,14 @@ impl<K: Hash + Eq, V> Shards<K, V> {
     }
 
     /// Every part in turn.
-    pub(super) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<K, V>>> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<K, V>>> {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl<K: Hash + Eq, V> Shard<K, V> {
     /// Before an insertion: drops entries that say nothing any more, when the part doubled since it was last swept.
-    pub(super) fn make_room(&mut self, mut is_needed: impl FnMut(&V) -> bool) {
+    pub(crate) fn make_room(&mut self, mut is_needed: impl FnMut(&V) -> bool) {
         if self.entries.len() >= self.sweep_at {
             self.entries.retain(|_, value| is_needed(value));
             self.sweep_at = SWEEP_FROM.max(self.entries.len() * 2);

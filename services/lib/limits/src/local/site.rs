@@ -1,16 +1,19 @@
 //! What is counted towards one site; pure, with the time as an argument (seconds of a monotonic clock).
 
+use std::time::Duration;
+
+use crate::patience::Pass;
 use crate::{SiteLimits, Urgency};
 
 /// How far ahead a due job that finds no token is moved at most.
-const CATCH_UP_SECS_MAX: f64 = 30.0;
+pub(crate) const CATCH_UP_SECS_MAX: f64 = 30.0;
 /// Consecutive attempts without an answer after which a site is only probed.
-const FAILURES_BEFORE_PROBING: u32 = 2;
+pub(crate) const FAILURES_BEFORE_PROBING: u32 = 2;
 /// Connections at a time to a site that doesn't answer.
-const PROBES_MAX: u32 = 2;
+pub(crate) const PROBES_MAX: u32 = 2;
 /// How far ahead those are sent for whom there is no connection, and those who wait for a site that doesn't answer.
-const CONNECTION_WAIT_SECS_MAX: f64 = 60.0;
-const PROBING_WAIT_SECS_MAX: f64 = 900.0;
+pub(crate) const CONNECTION_WAIT_SECS_MAX: f64 = 60.0;
+pub(crate) const PROBING_WAIT_SECS_MAX: f64 = 900.0;
 /// A site that failed is remembered for so long after nobody asks for it any more.
 const FAILURE_MEMORY_SECS: f64 = 3600.0;
 /// Sums of parts of a token are off by less.
@@ -41,15 +44,6 @@ pub(super) struct Site {
     held_secs: f64,
 }
 
-/// When messages may go.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Pass {
-    /// So many now.
-    Go(u32),
-    /// Not before so many seconds.
-    Wait(f64),
-}
-
 /// Whether a connection may be opened.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Opening {
@@ -61,7 +55,7 @@ pub(super) enum Opening {
 
 /// What a connection was granted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     Traffic,
     Probe,
 }
@@ -117,7 +111,17 @@ impl Site {
                 start
             }
         };
-        Pass::Wait(start - now)
+        // A nanosecond more, so that rounding never wakes a job just before its token is there.
+        let wait = Duration::try_from_secs_f64(start - now).unwrap_or(Duration::MAX);
+        Pass::Wait(wait.saturating_add(Duration::from_nanos(1)))
+    }
+
+    /// Takes what went out by others' leave.
+    pub(super) fn spend(&mut self, now: f64, limits: SiteLimits, messages: u32) {
+        self.adopt(limits, now);
+        self.refill(now);
+        self.tokens = (self.tokens - f64::from(messages)).max(0.0);
+        self.taken = now;
     }
 
     /// Puts back tokens that weren't used.
@@ -125,25 +129,29 @@ impl Site {
         self.tokens = (self.tokens + f64::from(unused)).min(self.burst);
     }
 
-    /// Whether one more connection may be opened.
-    pub(super) fn open(&mut self, now: f64, limits: SiteLimits) -> Opening {
-        let connections_max = if limits.connections == 0 { u32::MAX } else { limits.connections };
-        let probing = self.failures >= FAILURES_BEFORE_PROBING;
-        let (free, places, wait_max) = if probing {
-            (self.probes < PROBES_MAX, PROBES_MAX.min(connections_max), PROBING_WAIT_SECS_MAX)
-        } else {
-            (true, connections_max, CONNECTION_WAIT_SECS_MAX)
-        };
-        if free && self.connections < connections_max {
+    /// Whether one more connection may be opened, of at most `connections_max`, and `probes_max` while the site doesn't answer.
+    pub(super) fn open(&mut self, now: f64, connections_max: u32, probes_max: u32) -> Opening {
+        let probing = self.is_probed();
+        if self.connections < connections_max && (!probing || self.probes < probes_max) {
             self.connections += 1;
             self.probes += u32::from(probing);
             return Opening::Granted(if probing { Purpose::Probe } else { Purpose::Traffic });
         }
+        Opening::Wait(self.wait_for_place(now, connections_max, probes_max))
+    }
+
+    /// How long somebody waits for whom there is no connection now.
+    pub(super) fn wait_for_place(&mut self, now: f64, connections_max: u32, probes_max: u32) -> f64 {
+        let (places, wait_max) = if self.is_probed() {
+            (probes_max.min(connections_max), PROBING_WAIT_SECS_MAX)
+        } else {
+            (connections_max, CONNECTION_WAIT_SECS_MAX)
+        };
         // Connections become free at about this pace; those who wait are spread over it.
         let pace = self.held_secs / f64::from(places);
         let start = self.connection_horizon.max(now + pace).min(now + wait_max);
         self.connection_horizon = start + pace;
-        Opening::Wait(start - now)
+        start - now
     }
 
     /// A connection is closed after `held_secs`.
@@ -155,7 +163,7 @@ impl Site {
 
     /// The site answered.
     pub(super) fn answered(&mut self, now: f64) {
-        if self.failures >= FAILURES_BEFORE_PROBING {
+        if self.is_probed() {
             self.connection_horizon = now;
         }
         self.failures = 0;
@@ -165,6 +173,10 @@ impl Site {
     pub(super) fn unanswered(&mut self, now: f64) {
         self.failures = self.failures.saturating_add(1);
         self.failed = now;
+    }
+
+    fn is_probed(&self) -> bool {
+        self.failures >= FAILURES_BEFORE_PROBING
     }
 
     /// Whether forgetting the site would change an answer.
@@ -221,8 +233,8 @@ mod tests {
     const FIVE_A_SECOND: SiteLimits = SiteLimits { messages_per_sec: 5.0, burst: 10, connections: 3 };
 
     fn wait(pass: Pass) -> f64 {
-        let Pass::Wait(secs) = pass else { panic!("{pass:?} is no wait") };
-        secs
+        let Pass::Wait(wait) = pass else { panic!("{pass:?} is no wait") };
+        wait.saturating_sub(Duration::from_nanos(1)).as_secs_f64()
     }
 
     #[test]
@@ -319,38 +331,37 @@ mod tests {
     fn no_more_connections_than_the_limit_are_open() {
         let mut site = Site::new(0.0);
         for _ in 0..3 {
-            assert_eq!(site.open(0.0, FIVE_A_SECOND), Opening::Granted(Purpose::Traffic));
+            assert_eq!(site.open(0.0, 3, PROBES_MAX), Opening::Granted(Purpose::Traffic));
         }
         let waits: Vec<f64> = (0..1000)
-            .map(|_| match site.open(0.0, FIVE_A_SECOND) {
+            .map(|_| match site.open(0.0, 3, PROBES_MAX) {
                 Opening::Wait(secs) => secs,
                 Opening::Granted(_) => panic!("a fourth connection"),
             })
             .collect();
         assert!(waits.is_sorted() && waits[0] > 0.0 && waits[999] <= CONNECTION_WAIT_SECS_MAX);
         site.close(Purpose::Traffic, 1.0);
-        assert_eq!(site.open(0.0, FIVE_A_SECOND), Opening::Granted(Purpose::Traffic));
+        assert_eq!(site.open(0.0, 3, PROBES_MAX), Opening::Granted(Purpose::Traffic));
     }
 
     #[test]
     fn a_site_that_does_not_answer_is_probed_by_two_until_one_succeeds() {
         let mut site = Site::new(0.0);
-        let unlimited = SiteLimits { messages_per_sec: 0.0, burst: 1, connections: 0 };
         for _ in 0..20 {
-            assert_eq!(site.open(0.0, unlimited), Opening::Granted(Purpose::Traffic));
+            assert_eq!(site.open(0.0, u32::MAX, PROBES_MAX), Opening::Granted(Purpose::Traffic));
         }
         site.unanswered(30.0);
         site.unanswered(30.0);
         // The twenty that are still open don't keep the probes away.
-        assert_eq!(site.open(30.0, unlimited), Opening::Granted(Purpose::Probe));
-        assert_eq!(site.open(30.0, unlimited), Opening::Granted(Purpose::Probe));
-        assert!(matches!(site.open(30.0, unlimited), Opening::Wait(_)));
+        assert_eq!(site.open(30.0, u32::MAX, PROBES_MAX), Opening::Granted(Purpose::Probe));
+        assert_eq!(site.open(30.0, u32::MAX, PROBES_MAX), Opening::Granted(Purpose::Probe));
+        assert!(matches!(site.open(30.0, u32::MAX, PROBES_MAX), Opening::Wait(_)));
         site.close(Purpose::Probe, 30.0);
         site.unanswered(60.0);
-        assert_eq!(site.open(60.0, unlimited), Opening::Granted(Purpose::Probe));
-        assert!(matches!(site.open(60.0, unlimited), Opening::Wait(_)));
+        assert_eq!(site.open(60.0, u32::MAX, PROBES_MAX), Opening::Granted(Purpose::Probe));
+        assert!(matches!(site.open(60.0, u32::MAX, PROBES_MAX), Opening::Wait(_)));
         site.answered(61.0);
-        assert_eq!(site.open(61.0, unlimited), Opening::Granted(Purpose::Traffic));
+        assert_eq!(site.open(61.0, u32::MAX, PROBES_MAX), Opening::Granted(Purpose::Traffic));
     }
 
     #[test]
@@ -358,7 +369,7 @@ mod tests {
         let mut site = Site::new(0.0);
         site.unanswered(0.0);
         for _ in 0..3 {
-            assert_eq!(site.open(0.0, FIVE_A_SECOND), Opening::Granted(Purpose::Traffic));
+            assert_eq!(site.open(0.0, 3, PROBES_MAX), Opening::Granted(Purpose::Traffic));
         }
     }
 
@@ -370,7 +381,7 @@ mod tests {
         assert!(site.is_needed(0.5) && !site.is_needed(1.5));
         site.unanswered(2.0);
         assert!(site.is_needed(100.0) && !site.is_needed(4000.0));
-        site.open(4000.0, FIVE_A_SECOND);
+        site.open(4000.0, 3, PROBES_MAX);
         assert!(site.is_needed(9000.0));
     }
 }

@@ -1,6 +1,7 @@
 //! Fetching jobs: one task pulls from the consumers of all lanes, looks twice at what may have been with somebody before, and
 //! makes the rest ready.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ struct Source {
 struct Fetcher {
     core: Arc<Core>,
     sources: Vec<Source>,
+    /// Where a stream's consumer stands among the sources.
+    places: HashMap<(String, String), usize>,
     inbox: Inbox,
     looking: JoinSet<()>,
     layout: Layout,
@@ -79,6 +82,7 @@ pub(super) async fn run(core: Arc<Core>, layout: Layout, inbox: Inbox) {
     let mut fetcher = Fetcher {
         core: Arc::clone(&core),
         sources: Vec::new(),
+        places: HashMap::new(),
         inbox,
         looking: JoinSet::new(),
         layout: Layout::default(),
@@ -113,6 +117,8 @@ impl Fetcher {
                         (source.kind, source.partition, source.lane) == (kind, *partition, lane)
                     };
                     if !self.sources.iter().any(known) {
+                        let name = (self.core.names.stream(kind, *partition), Names::consumer(kind, lane));
+                        self.places.insert(name, self.sources.len());
                         self.sources.push(Source::new(&self.core.names, kind, *partition, lane));
                     }
                 }
@@ -164,18 +170,20 @@ impl Fetcher {
     }
 
     async fn take(&mut self, message: Message) {
-        let Some((place, turn)) = answered(&message.subject) else { return };
-        let Some(source) = self.sources.get_mut(place) else { return };
-        let latest = source.turn == turn;
         if let Some(status) = message.status {
-            if latest && status != StatusCode::IDLE_HEARTBEAT {
+            let Some((place, turn)) = answered(&message.subject) else { return };
+            let Some(source) = self.sources.get_mut(place) else { return };
+            if source.turn == turn && status != StatusCode::IDLE_HEARTBEAT {
                 source.end(status);
                 self.prime();
                 self.ask(place).await;
             }
             return;
         }
-        if latest {
+        let Some(ack) = message.reply.as_ref().map(ToString::to_string) else { return };
+        let Some(delivered) = delivered(&ack) else { return };
+        if let Some(place) = self.places.get(&(delivered.stream.clone(), delivered.consumer.clone())).copied() {
+            let source = &mut self.sources[place];
             source.outstanding = source.outstanding.saturating_sub(1);
             if source.outstanding == 0 {
                 source.window = (source.window * 2).min(WINDOW_MAX);
@@ -185,7 +193,7 @@ impl Fetcher {
                 self.ask(place).await;
             }
         }
-        self.sort(message);
+        self.sort(message, ack, delivered);
     }
 
     /// Tells who waits for the first round.
@@ -196,9 +204,8 @@ impl Fetcher {
     }
 
     /// Makes a job ready, now or after a second look.
-    fn sort(&mut self, message: Message) {
-        let Some(fetched) = read(&self.core, message) else { return };
-        let Arrival { fetched, suspect } = fetched;
+    fn sort(&mut self, message: Message, ack: String, delivered: Delivered) {
+        let Some(Arrival { fetched, suspect }) = read(&self.core, message, ack, delivered) else { return };
         let recent =
             |record: &Record| self.core.now().millis_since(record.written_at) < 4 * self.core.lease_ms();
         let precedes = fetched.record.predecessor.is_some() && recent(&fetched.record);
@@ -295,6 +302,7 @@ struct Arrival {
 #[derive(Debug, PartialEq, Eq)]
 struct Delivered {
     stream: String,
+    consumer: String,
     times: u64,
     sequence: u64,
     stored_ms: u64,
@@ -311,6 +319,7 @@ fn delivered(reply: &str) -> Option<Delivered> {
     let number = |place: usize| rest.get(place).and_then(|text| text.parse::<u64>().ok());
     Some(Delivered {
         stream: (*rest.first()?).to_owned(),
+        consumer: (*rest.get(1)?).to_owned(),
         times: number(2)?,
         sequence: number(3)?,
         stored_ms: number(5)? / 1_000_000,
@@ -318,9 +327,8 @@ fn delivered(reply: &str) -> Option<Delivered> {
 }
 
 /// The job of a message; what can't be read is buried.
-fn read(core: &Arc<Core>, message: Message) -> Option<Arrival> {
-    let ack = message.reply.as_ref()?.to_string();
-    let Delivered { stream, times, sequence, stored_ms } = delivered(&ack)?;
+fn read(core: &Arc<Core>, message: Message, ack: String, delivered: Delivered) -> Option<Arrival> {
+    let Delivered { stream, consumer: _, times, sequence, stored_ms } = delivered;
     let place = Place { stream, sequence };
     let subject = message.subject.to_string();
     let bury = |partition, cause| {
@@ -398,7 +406,7 @@ mod tests {
     #[test]
     fn a_reply_subject_tells_which_message_it_is_about() {
         let expected =
-            Some(Delivered { stream: "S".into(), times: 2, sequence: 30, stored_ms: 1_700_000_000_000 });
+            Some(Delivered { stream: "S".into(), consumer: "C".into(), times: 2, sequence: 30, stored_ms: 1_700_000_000_000 });
         assert_eq!(delivered("$JS.ACK.S.C.2.30.4.1700000000000000000.5"), expected);
         assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5"), expected);
         assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5.token"), expected);
