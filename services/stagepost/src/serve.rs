@@ -44,7 +44,7 @@ pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 
 /// `stagepost run`.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let _guard = runtime::telemetry::start(settings.process.log_format, settings.process.log.clone());
+    let _guard = settings.process.start_telemetry()?;
     let shutdown =
         runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
     let watch = Watch {

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use runtime::rpc::Server;
-use runtime::telemetry::{LogFilter, LogFormat};
+use runtime::telemetry::{Guard, LogFilter, LogFormat, OtlpEndpoint, TraceRatio, Traces};
 use smtp::address::Domain;
+
+use crate::cli::Failure;
 
 /// Where `stagepost run` keeps its state.
 pub(crate) const DEFAULT_STATE: &str = "/var/lib/stagepost";
@@ -56,9 +58,26 @@ pub(crate) struct Process {
     /// How log lines look: `text` or `json`.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+    /// Collector that gets a trace of each message, by OTLP over gRPC: http://host:port. By default there are no traces.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
+    /// Which part of all traces is kept, from 0 to 1. A message's trace is kept or left out as a whole.
+    #[arg(long, value_name = "RATIO", default_value = "1")]
+    pub(crate) trace_ratio: TraceRatio,
 }
 
 impl Process {
+    /// Starts logs and traces.
+    pub(crate) fn start_telemetry(&self) -> Result<Guard, Failure> {
+        let traces = self.otlp_endpoint.clone().map(|endpoint| Traces {
+            endpoint,
+            ratio: self.trace_ratio,
+            version: env!("CARGO_PKG_VERSION"),
+        });
+        runtime::telemetry::start(self.log_format, self.log.clone(), traces)
+            .map_err(|error| Failure::Configuration(error.to_string()))
+    }
+
     /// The host's name as configured, else as the system has it.
     ///
     /// # Errors
