@@ -11,6 +11,7 @@ use smtp::reply::{EnhancedCode, Reply};
 
 use crate::config::Timeouts;
 use crate::connection::{Connection, OpenError};
+use crate::metrics::Metrics;
 use crate::route::{Route, RouteHost};
 use crate::tls::{Certificate, ClientTls};
 
@@ -28,6 +29,7 @@ pub(crate) struct Means<'a> {
     pub(crate) timeouts: &'a Timeouts,
     /// What we call ourselves.
     pub(crate) name: &'a Host,
+    pub(crate) metrics: &'a Metrics,
 }
 
 /// Why no server of the route could be talked to, or why the talk brought nothing.
@@ -177,7 +179,7 @@ impl Approach {
         host: &Arc<str>,
         means: Means<'_>,
     ) -> Result<Connection, Refusal> {
-        let opened = Connection::open(address, Arc::clone(host), means.name, means.timeouts).await;
+        let opened = Connection::open(address, Arc::clone(host), means).await;
         let connection = opened.map_err(|error| refusal(host, address, error))?;
         let required = self.requirement > TlsRequirement::Opportunistic;
         if !connection.capabilities().starttls {
@@ -202,7 +204,7 @@ impl Approach {
                 // The connection is in no known state; a new one goes without (RFC 7435 section 4).
                 tracing::debug!(host = &**host, %error, "TLS failed, going on in the clear");
                 means.tls.mark_broken(host);
-                let opened = Connection::open(address, Arc::clone(host), means.name, means.timeouts).await;
+                let opened = Connection::open(address, Arc::clone(host), means).await;
                 opened.map_err(|error| refusal(host, address, error))
             }
         }

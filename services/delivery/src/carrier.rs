@@ -11,6 +11,7 @@ use crate::attempt::{Round, transact};
 use crate::connection::Connection;
 use crate::context::Context;
 use crate::isolation::{Panicked, caught};
+use crate::metrics::{Cause, Phase};
 use crate::pool::{PATIENCE, Parcel, Place};
 use crate::settle::{self, Origin, Outcome};
 
@@ -109,7 +110,7 @@ async fn permitted<S: Spool, L: Limits>(
         };
         if parcel.since.elapsed() + wait > PATIENCE {
             let reason = format!("no connection to {} is free", parcel.route.site);
-            postpone(context, parcel, wait, reason).await;
+            postpone(context, parcel, Cause::Connection, wait, reason).await;
             return None;
         }
         tokio::time::sleep(wait).await;
@@ -120,13 +121,14 @@ async fn permitted<S: Spool, L: Limits>(
 pub(crate) async fn postpone<S: Spool, L: Limits>(
     context: &Context<S, L>,
     parcel: Parcel<S::Lease>,
+    cause: Cause,
     wait: std::time::Duration,
     reason: String,
 ) {
     if context.limits_of(&parcel.route.site).messages_per_sec > 0.0 {
         context.limits.return_slot(&parcel.route.site, 1);
     }
-    settle::wait(context, parcel.work, wait, reason, parcel.signature).await;
+    settle::wait(context, parcel.work, cause, wait, reason, parcel.signature).await;
 }
 
 async fn connect<S: Spool, L: Limits>(
@@ -137,6 +139,7 @@ async fn connect<S: Spool, L: Limits>(
     let started = Instant::now();
     let opened = caught(parcel.work.kept(approach.connect(context.means()))).await;
     parcel.work.times.connect = started.elapsed();
+    context.metrics.took(Phase::Connect, started.elapsed());
     match opened {
         Ok(Ok(Ok(connection))) => {
             context.limits.answered(&parcel.route.site);
@@ -186,6 +189,7 @@ async fn deliver<S: Spool, L: Limits>(
         let work = &parcel.work;
         let ran = caught(work.kept(transact(context, connection, work, parcel.signature.as_ref()))).await;
         parcel.work.times.deliver = started.elapsed();
+        context.metrics.took(Phase::Deliver, started.elapsed());
         let round = match ran {
             Ok(Ok(Ok(round))) => round,
             Ok(Ok(Err(_)) | Err(_)) => {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use runtime::metrics::Lasting;
 use rustls::pki_types::ServerName;
-use smtp::address::Host;
 use smtp::client::{Capabilities, Progress, ProtocolError, Session, Stage};
 use smtp::reply::{Reply, ReplyReader};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::approach::Means;
 use crate::config::Timeouts;
 use crate::stream::Stream;
 
@@ -69,6 +70,7 @@ pub(crate) struct Connection {
     pub(crate) served: u32,
     /// RSET must come before the next message.
     pub(crate) needs_reset: bool,
+    _counted: Lasting,
 }
 
 impl Connection {
@@ -76,9 +78,9 @@ impl Connection {
     pub(crate) async fn open(
         address: SocketAddr,
         host: Arc<str>,
-        name: &Host,
-        timeouts: &Timeouts,
+        means: Means<'_>,
     ) -> Result<Self, OpenError> {
+        let timeouts = means.timeouts;
         let stream = match timeout(timeouts.connect, TcpStream::connect(address)).await {
             Ok(connected) => connected.map_err(OpenError::Unreachable)?,
             Err(_) => return Err(OpenError::NoAnswer(timeouts.connect)),
@@ -90,11 +92,12 @@ impl Connection {
             reader: ReplyReader::new(),
             input: BytesMut::new(),
             out: Vec::new(),
-            session: Session::new(name.clone()),
+            session: Session::new(means.name.clone()),
             host,
             tls: None,
             served: 0,
             needs_reset: false,
+            _counted: means.metrics.connection(),
         };
         let greeting = connection.reply(Stage::Greeting, timeouts.greeting).await?;
         connection.session.take(greeting).map_err(Broken::Protocol)?;

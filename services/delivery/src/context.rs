@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::approach::Means;
 use crate::config::{Reuse, Sign, Timeouts};
 use crate::isolation::Failures;
+use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::pool::Pools;
 use crate::route::Router;
@@ -27,6 +28,7 @@ pub(crate) struct Context<S: Spool, L: Limits> {
     pub(crate) spool: Arc<S>,
     pub(crate) limits: Arc<L>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) metrics: Metrics,
     pub(crate) host_name: Domain,
     /// The same, as EHLO wants it.
     pub(crate) name: Host,
@@ -62,7 +64,7 @@ impl<S: Spool, L: Limits> Context<S, L> {
     }
 
     pub(crate) fn means(&self) -> Means<'_> {
-        Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name }
+        Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name, metrics: &self.metrics }
     }
 
     /// What holds towards a site.

@@ -22,6 +22,7 @@ use crate::attempt::unreadable;
 use crate::config::Sign;
 use crate::context::{Context, now};
 use crate::isolation::caught;
+use crate::metrics::{Cause, Phase};
 use crate::pool::{Parcel, Submitted};
 use crate::settle::{self, Origin, Outcome, log_unrecorded};
 use crate::sign::Standing;
@@ -73,7 +74,7 @@ async fn process<S: Spool, L: Limits>(
     lease: S::Lease,
     permit: OwnedSemaphorePermit,
 ) {
-    let mut work = Work::new(lease, permit);
+    let mut work = Work::new(lease, permit, &context.metrics);
     if let JobKind::Report { .. } = work.job().kind {
         return match caught(work.kept(report::send(&context, &work))).await {
             Ok(Ok(report::Sent::Over)) => {
@@ -81,7 +82,7 @@ async fn process<S: Spool, L: Limits>(
                 log_unrecorded(id, work.lease.done(Vec::new()).await);
             }
             Ok(Ok(report::Sent::Later(reason))) => {
-                settle::wait(&context, work, WAIT_FOR_PEOPLE, reason, None).await
+                settle::wait(&context, work, Cause::Report, WAIT_FOR_PEOPLE, reason, None).await
             }
             Ok(Err(lost)) => tracing::info!(job = %work.job().id, %lost, "a report was lost"),
             Err(panicked) => settle::poisoned(&context, work, panicked).await,
@@ -99,8 +100,8 @@ async fn process<S: Spool, L: Limits>(
             let id = work.job().id;
             log_unrecorded(id, work.lease.hold(reason).await);
         }
-        Decision::Wait(wait, reason, signature) => {
-            settle::wait(&context, work, wait, reason, signature).await
+        Decision::Wait(cause, wait, reason, signature) => {
+            settle::wait(&context, work, cause, wait, reason, signature).await
         }
         Decision::Over(outcome) => settle::finish(&context, work, outcome).await,
         Decision::Kept { outcome, signing, writing } => {
@@ -129,7 +130,7 @@ async fn place<S: Spool, L: Limits>(context: &Arc<Context<S, L>>, submitted: Sub
         }
         Submitted::Later(wait, parcel) => {
             let reason = format!("more mail waits for {} than it takes", parcel.route.destination);
-            carrier::postpone(context, parcel, wait, reason).await;
+            carrier::postpone(context, parcel, Cause::Crowd, wait, reason).await;
         }
     }
 }
@@ -146,7 +147,7 @@ struct Ready {
 enum Decision {
     Hold(String),
     /// No attempt is made now.
-    Wait(Duration, String, Option<Arc<str>>),
+    Wait(Cause, Duration, String, Option<Arc<str>>),
     Over(Outcome),
     /// It is in the sandbox.
     Kept {
@@ -162,7 +163,7 @@ async fn prepare<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Le
     let message = &work.job().message;
     if let Some(not_before) = message.not_before.filter(|not_before| *not_before > now()) {
         let wait = Duration::from_millis(not_before.millis_since(now()));
-        return Decision::Wait(wait, String::from("it is not to be sent sooner"), None);
+        return Decision::Wait(Cause::NotBefore, wait, String::from("it is not to be sent sooner"), None);
     }
     let Some(host) = work.job().destination() else {
         return Decision::Over(here(Vec::new()));
@@ -197,11 +198,13 @@ async fn ready<S: Spool, L: Limits>(
     standing: Standing,
 ) -> Result<Decision, Decision> {
     let started = Instant::now();
-    let route = context.router.route(host).await.map_err(|error| {
+    let routed = context.router.route(host).await;
+    let routing = started.elapsed();
+    context.metrics.took(Phase::Route, routing);
+    let route = routed.map_err(|error| {
         let failure = Failure { status: error.status, remote: None, reason: error.reason.clone() };
         Decision::Over(Outcome::failed(&work.recipients, &failure, work.job().signature.clone()))
     })?;
-    let routing = started.elapsed();
     let signature = sign(context, work, standing).await?;
     let signing = started.elapsed() - routing;
     let limits = context.limits_of(&route.site);
@@ -209,7 +212,7 @@ async fn ready<S: Spool, L: Limits>(
         let urgency = if work.job().deferred.is_some() { Urgency::Due } else { Urgency::Fresh };
         if let Slot::Wait(wait) = context.limits.slot(&route.site, limits, 1, urgency).await {
             let reason = format!("{} takes {} messages a second", route.site, limits.messages_per_sec);
-            return Err(Decision::Wait(wait, reason, signature));
+            return Err(Decision::Wait(Cause::Rate, wait, reason, signature));
         }
     }
     let requirement = work.job().message.tls.max(route.tls);
@@ -230,16 +233,23 @@ async fn sign<S: Spool, L: Limits>(
         Standing::Keys(signers) => signers,
         Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
         Standing::NoKeys(reason) | Standing::Suspended(reason) => {
-            return Err(Decision::Wait(WAIT_FOR_PEOPLE, reason.to_string(), None));
+            return Err(Decision::Wait(Cause::Key, WAIT_FOR_PEOPLE, reason.to_string(), None));
         }
-        Standing::Unknown(reason) => return Err(Decision::Wait(WAIT_FOR_ACCOUNTS, reason.to_string(), None)),
+        Standing::Unknown(reason) => {
+            return Err(Decision::Wait(Cause::Accounts, WAIT_FOR_ACCOUNTS, reason.to_string(), None));
+        }
     };
     let failed = |failure: &Failure| Decision::Over(Outcome::failed(&work.recipients, failure, None));
     let header = work.header().await.map_err(|error| failed(&unreadable(&error)))?;
     let body_hash = BodyHash::from_bytes(work.job().message.body_hash);
-    match context.signatures.sign(signers, header, body_hash, now().secs()).await {
+    let started = Instant::now();
+    let signed = context.signatures.sign(signers, header, body_hash, now().secs()).await;
+    context.metrics.took(Phase::Sign, started.elapsed());
+    match signed {
         Ok(signature) => Ok(Some(signature)),
-        Err(error @ SignError::Key { .. }) => Err(Decision::Wait(WAIT_FOR_PEOPLE, error.to_string(), None)),
+        Err(error @ SignError::Key { .. }) => {
+            Err(Decision::Wait(Cause::Key, WAIT_FOR_PEOPLE, error.to_string(), None))
+        }
         #[allow(
             clippy::panic,
             reason = "the job is isolated: it is counted and given up like one that panics here"

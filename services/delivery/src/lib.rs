@@ -26,6 +26,7 @@ mod context;
 mod convert;
 mod dispatch;
 mod isolation;
+mod metrics;
 mod observer;
 mod pool;
 mod report;
@@ -53,6 +54,7 @@ use tokio_util::task::TaskTracker;
 
 pub use admin::queue_routes;
 pub use config::{AddressFamily, Config, ConfigError, Mode, Sign};
+pub use metrics::{Metrics, show_queue};
 pub use observer::{AttemptReport, LogObserver, Observer};
 pub use route::{
     Network, NextHop, ParseNetworkError, ParseSettingError, Pattern, SiteLimit, StaticRoute, TlsPolicy,
@@ -83,6 +85,8 @@ pub struct Parts<S, L> {
     pub signing: SigningClient<runtime::rpc::Client>,
     /// Is told what was tried and what came of it.
     pub observer: Arc<dyn Observer>,
+    /// Where it counts.
+    pub metrics: Metrics,
     /// Our name: in EHLO and in reports.
     pub host_name: Domain,
 }
@@ -180,7 +184,7 @@ fn context<S: Spool, L: Limits>(
         delivery_final_timeout_secs,
         delivery_drain_secs: _,
     } = config;
-    let Parts { spool, limits, signing, observer, host_name } = parts;
+    let Parts { spool, limits, signing, observer, metrics, host_name } = parts;
     let secs = Duration::from_secs;
     let dns = Dns::new(&delivery_resolvers, secs(delivery_resolver_timeout_secs))
         .map_err(|error| Error::Resolver(error.to_string()))?;
@@ -206,6 +210,7 @@ fn context<S: Spool, L: Limits>(
         spool,
         limits,
         observer,
+        metrics,
         name: Host::Domain(host_name.clone()),
         host_name,
         schedule,

@@ -12,6 +12,7 @@ use spool::{Lease as _, Retry, SettleError, Spool};
 use crate::approach::Failure;
 use crate::context::{Context, in_time, now};
 use crate::isolation::{FAILURES_MAX, Panicked};
+use crate::metrics::Cause;
 use crate::observer::AttemptReport;
 use crate::work::Work;
 
@@ -128,6 +129,7 @@ pub(crate) async fn narrow<S: Spool, L: Limits>(
 pub(crate) async fn wait<S: Spool, L: Limits>(
     context: &Context<S, L>,
     work: Work<S::Lease>,
+    cause: Cause,
     wait: Duration,
     reason: String,
     signature: Option<Arc<str>>,
@@ -138,6 +140,7 @@ pub(crate) async fn wait<S: Spool, L: Limits>(
         return finish(context, work, outcome).await;
     }
     context.observer.waits(work.job(), wait, &reason);
+    context.metrics.waits(cause);
     let job = work.job();
     let (id, attempts) = (job.id, job.attempts);
     let remaining = work.recipients.clone();
@@ -161,7 +164,7 @@ pub(crate) async fn poisoned<S: Spool, L: Limits>(
             return log_unrecorded(id, work.lease.done(Vec::new()).await);
         }
         let pause = Duration::from_millis(context.schedule.wait_millis(failures, runtime::random_u32()));
-        return wait(context, work, pause, panicked.to_string(), None).await;
+        return wait(context, work, Cause::Failure, pause, panicked.to_string(), None).await;
     }
     let class = if given_up { 5 } else { 4 };
     let failure = Failure::new((class, 3, 0), panicked.to_string());
@@ -229,6 +232,7 @@ fn reports<L: spool::Lease>(
 
 fn observe<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Lease>, outcome: &Outcome) {
     let times = &work.times;
+    context.metrics.attempted(&outcome.results);
     context.observer.attempt(&AttemptReport {
         job: work.job(),
         host: outcome.host.as_deref(),

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mail::{Job, JobKind, Recipient, RecipientResult};
+use runtime::metrics::Lasting;
 use spool::{ContentError, Lease, SettleError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::cache::lock;
+use crate::metrics::Metrics;
 
 /// A lease is touched this often while it is worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(20);
@@ -37,6 +39,7 @@ pub(crate) struct Work<L> {
     pub(crate) times: Times,
     /// The job's share of what may be in work.
     _permit: OwnedSemaphorePermit,
+    _counted: Lasting,
 }
 
 /// How long the parts of an attempt took.
@@ -50,11 +53,12 @@ pub(crate) struct Times {
 }
 
 impl<L: Lease> Work<L> {
-    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit, metrics: &Metrics) -> Self {
         let recipients = match &lease.job().kind {
             JobKind::Delivery { recipients } => recipients.clone(),
             JobKind::Report { .. } => Vec::new(),
         };
+        let counted = metrics.leased(lease.job());
         let leased = Instant::now();
         let none = Duration::ZERO;
         Self {
@@ -66,6 +70,7 @@ impl<L: Lease> Work<L> {
             settled: Vec::new(),
             times: Times { leased, route: none, sign: none, connect: none, deliver: none },
             _permit: permit,
+            _counted: counted,
         }
     }
 

@@ -118,6 +118,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         let jobs = message.jobs.len();
         self.store(message, tickets).await?;
         drop(reservation);
+        self.metrics.accepted(octets);
         self.observer.accepted(&observer::Accepted {
             queue_id,
             message_id: &message_id,

@@ -25,6 +25,7 @@ use crate::budget::Budget;
 use crate::config::{Literals, Settings};
 use crate::directory::{Directory, LoginError, Member, Profile, ProfileError};
 use crate::intake::Intake;
+use crate::metrics::Metrics;
 use crate::observer::{Observer, Refused, Stage};
 
 /// What all sessions ask.
@@ -32,6 +33,7 @@ pub(crate) struct Gate<S, L> {
     pub(crate) spool: Arc<S>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) metrics: Metrics,
     pub(crate) host_name: Domain,
     pub(crate) lifetime_secs: u64,
     limits: Arc<L>,
@@ -50,11 +52,13 @@ pub(crate) enum LoginRefusal {
 
 impl<S: Spool, L: Limits> Gate<S, L> {
     pub(crate) fn new(settings: &Settings, parts: Parts<S, L>) -> Arc<Self> {
-        let Parts { spool, limits, directory, observer, host_name, lifetime_secs, security: _ } = parts;
+        let Parts { spool, limits, directory, observer, metrics, host_name, lifetime_secs, security: _ } =
+            parts;
         Arc::new(Self {
             spool,
             directory: Directory::new(directory, settings.directory),
             observer,
+            metrics,
             host_name,
             lifetime_secs,
             limits,
@@ -78,6 +82,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         match self.directory.authenticate(user.clone(), password, client).await {
             Ok(member) => {
                 self.limits.login_succeeded(&user, client);
+                self.metrics.logged_in();
                 Ok(member)
             }
             Err(LoginError::Wrong) => {
@@ -141,6 +146,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         match self.limits.take_quota(profile.account.as_str(), profile.recipients_per_day, 1).await {
             Quota::Taken(ticket) => Ok(ticket),
             Quota::Exhausted { resets_in } => {
+                self.metrics.quota_used_up();
                 let quota = profile.recipients_per_day.unwrap_or_default();
                 let wait = in_words(resets_in);
                 let text =
@@ -158,8 +164,9 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         intake.refusal().map_or(Ok(intake), Err)
     }
 
-    /// Tells the observer what a client is told.
+    /// Tells the observer what a client is told, and counts it.
     pub(crate) fn refused(&self, stage: Stage, member: Option<&Member>, client: IpAddr, reply: &Reply) {
+        self.metrics.refused(stage, reply);
         let account = member.map(Member::account);
         self.observer.refused(&Refused { stage, account, client: Some(client), reply });
     }

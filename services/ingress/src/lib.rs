@@ -24,6 +24,7 @@ mod directory;
 mod gate;
 mod intake;
 mod listener;
+mod metrics;
 mod observer;
 mod send;
 mod stream;
@@ -43,6 +44,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AuthPolicy, Config, Literals};
+pub use metrics::Metrics;
 pub use observer::{Accepted, LogObserver, Observer, Refused, Stage};
 pub use send::send_routes;
 
@@ -64,6 +66,8 @@ pub struct Parts<S, L> {
     pub directory: DirectoryClient<runtime::rpc::Client>,
     /// Is told what was accepted and refused.
     pub observer: Arc<dyn Observer>,
+    /// Where it counts.
+    pub metrics: Metrics,
     /// Our name: in the greeting and in Received fields.
     pub host_name: Domain,
     /// Who may log in without TLS.
@@ -79,6 +83,7 @@ impl<S, L> Clone for Parts<S, L> {
             limits: Arc::clone(&self.limits),
             directory: self.directory.clone(),
             observer: Arc::clone(&self.observer),
+            metrics: self.metrics.clone(),
             host_name: self.host_name.clone(),
             security: self.security,
             lifetime_secs: self.lifetime_secs,

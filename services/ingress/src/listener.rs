@@ -94,7 +94,10 @@ fn admit<S: Spool, L: Limits>(
 ) {
     let place = match doors.admission.admit(peer.ip()) {
         Ok(place) => place,
-        Err(crowded) => return turn_away(stream, opening, crowded),
+        Err(crowded) => {
+            doors.gate.metrics.turned_away(crowded);
+            return turn_away(stream, opening, crowded);
+        }
     };
     let session = open(Arc::clone(doors), stream, peer, opening, place, shutdown.child_token());
     sessions.spawn(async move {
@@ -123,6 +126,7 @@ async fn open<S: Spool, L: Limits>(
     place: Place,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let _counted = doors.gate.metrics.session();
     stream.set_nodelay(true)?;
     let client = peer.ip().to_canonical();
     let settings = if client.is_loopback() { &doors.nearby } else { &doors.distant };

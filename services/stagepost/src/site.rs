@@ -1,5 +1,6 @@
 //! Settings that belong to the process, with those of every service.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -52,6 +53,9 @@ pub(crate) struct Process {
     /// Token file for an account service of another process.
     #[arg(long, value_name = "FILE")]
     pub(crate) accounts_token_file: Option<PathBuf>,
+    /// Address that serves /livez, /readyz and /metrics by HTTP to whoever can reach it. By default there is none.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
     /// What is logged: a level (error, warn, info, debug, trace) or directives such as `info,delivery=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: LogFilter,

@@ -27,11 +27,13 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
             Question::Recipient { to, params: _ } => self.recipient(&to).await,
             Question::Body => self.body().await,
             Question::Message { flaws, octets: _, eight_bit } => {
+                let began = Instant::now();
                 let answer = match flaws {
                     Some(flaws) => Err(flaws.reply()),
                     None => Box::pin(self.accept(eight_bit)).await,
                 };
                 self.state.transaction = None;
+                self.doors.gate.metrics.answered(began.elapsed());
                 match answer {
                     Ok(reply) => Verdict::YesWith(reply),
                     Err(reply) => self.refuse(Stage::Message, reply),

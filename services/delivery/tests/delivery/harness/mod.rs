@@ -119,6 +119,7 @@ impl<S: Spool> Site<S> {
         let (tell, told) = unbounded_channel();
         let spool = Arc::new(spool);
         let parts = Parts {
+            metrics: delivery::Metrics::default(),
             spool: Arc::clone(&spool),
             limits: Arc::new(Local::in_memory()),
             signing: SigningClient::new(client),

@@ -72,6 +72,7 @@ impl Site {
         let accounts = Arc::new(Accounts::default());
         let (store, limits) = (Arc::new(Store::default()), Arc::new(Local::in_memory()));
         let parts = Parts {
+            metrics: ingress::Metrics::default(),
             spool: Arc::clone(&store),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(rpc_client.clone()),
