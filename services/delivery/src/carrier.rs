@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use limits::{Connection as Permission, Limits};
 use spool::Spool;
+use tracing::Instrument as _;
 
 use crate::approach::{Approach, Failure};
 use crate::attempt::{Round, transact};
@@ -14,6 +15,7 @@ use crate::isolation::{Panicked, caught};
 use crate::metrics::{Cause, Phase};
 use crate::pool::{PATIENCE, Parcel, Place};
 use crate::settle::{self, Origin, Outcome};
+use crate::spans;
 
 /// Carries jobs until none waits.
 pub(crate) async fn carry<S: Spool, L: Limits>(
@@ -57,9 +59,10 @@ async fn serve<S: Spool, L: Limits>(
         let usable = match deliver(context, &mut connection, &mut parcel).await {
             Delivery::Over { outcome, usable } => {
                 place.served();
-                let context = Arc::clone(context);
-                let work = parcel.work;
-                context.clone().spawn(async move { settle::finish(&context, work, outcome).await });
+                let (settling, work) = (Arc::clone(context), parcel.work);
+                let span = work.span.clone();
+                let settled = async move { settle::finish(&settling, work, outcome).await };
+                context.spawn(settled.instrument(span));
                 usable
             }
             Delivery::Unsettled(_) if reused => {
@@ -128,7 +131,8 @@ pub(crate) async fn postpone<S: Spool, L: Limits>(
     if context.limits_of(&parcel.route.site).messages_per_sec > 0.0 {
         context.limits.return_slot(&parcel.route.site, 1);
     }
-    settle::wait(context, parcel.work, cause, wait, reason, parcel.signature).await;
+    let span = parcel.work.span.clone();
+    settle::wait(context, parcel.work, cause, wait, reason, parcel.signature).instrument(span).await;
 }
 
 async fn connect<S: Spool, L: Limits>(
@@ -137,7 +141,8 @@ async fn connect<S: Spool, L: Limits>(
     mut parcel: Parcel<S::Lease>,
 ) -> Option<(Connection, Parcel<S::Lease>)> {
     let started = Instant::now();
-    let opened = caught(parcel.work.kept(approach.connect(context.means()))).await;
+    let span = parcel.work.span.clone();
+    let opened = caught(parcel.work.kept(approach.connect(context.means()))).instrument(span).await;
     parcel.work.times.connect = started.elapsed();
     context.metrics.took(Phase::Connect, started.elapsed());
     match opened {
@@ -161,7 +166,8 @@ async fn connect<S: Spool, L: Limits>(
 
 async fn give_up<S: Spool, L: Limits>(context: &Context<S, L>, parcel: Parcel<S::Lease>, failure: &Failure) {
     let outcome = Outcome::failed(&parcel.work.recipients, failure, parcel.signature);
-    settle::finish(context, parcel.work, outcome).await;
+    let span = parcel.work.span.clone();
+    settle::finish(context, parcel.work, outcome).instrument(span).await;
 }
 
 enum Delivery {
@@ -187,7 +193,9 @@ async fn deliver<S: Spool, L: Limits>(
     loop {
         let started = Instant::now();
         let work = &parcel.work;
-        let ran = caught(work.kept(transact(context, connection, work, parcel.signature.as_ref()))).await;
+        let span = spans::deliver(&work.span, connection);
+        let transaction = work.kept(transact(context, connection, work, parcel.signature.as_ref()));
+        let ran = caught(transaction).instrument(span.clone()).await;
         parcel.work.times.deliver = started.elapsed();
         context.metrics.took(Phase::Deliver, started.elapsed());
         let round = match ran {
@@ -198,6 +206,8 @@ async fn deliver<S: Spool, L: Limits>(
             }
             Err(panicked) => return Delivery::Panicked(panicked),
         };
+        spans::delivered(&span, &round);
+        drop(span);
         let Round { results, remaining, unsettled, usable } = round;
         let outcome = Outcome {
             results,
@@ -213,7 +223,10 @@ async fn deliver<S: Spool, L: Limits>(
         if rest.is_empty() {
             return Delivery::Over { outcome, usable };
         }
-        if !outcome.results.is_empty() && !settle::narrow(context, &mut parcel.work, rest, outcome).await {
+        let span = parcel.work.span.clone();
+        if !outcome.results.is_empty()
+            && !settle::narrow(context, &mut parcel.work, rest, outcome).instrument(span).await
+        {
             return Delivery::Lost;
         }
         if let Some(failure) = failure {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use runtime::metrics::Lasting;
+use runtime::telemetry::SpanMark;
 use rustls::pki_types::ServerName;
 use smtp::client::{Capabilities, Progress, ProtocolError, Session, Stage};
 use smtp::reply::{Reply, ReplyReader};
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tracing::Span;
 
 use crate::approach::Means;
 use crate::config::Timeouts;
@@ -65,6 +67,9 @@ pub(crate) struct Connection {
     pub(crate) out: Vec<u8>,
     session: Session,
     pub(crate) host: Arc<str>,
+    pub(crate) address: SocketAddr,
+    /// The span in which it was opened.
+    pub(crate) opened: Option<SpanMark>,
     pub(crate) tls: Option<Arc<str>>,
     /// Messages that were tried on it.
     pub(crate) served: u32,
@@ -94,6 +99,8 @@ impl Connection {
             out: Vec::new(),
             session: Session::new(means.name.clone()),
             host,
+            address,
+            opened: SpanMark::of(&Span::current()),
             tls: None,
             served: 0,
             needs_reset: false,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use limits::{Limits, SiteLimits};
 use mail::{RetrySchedule, Timestamp};
+use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
 use tokio::sync::Semaphore;
@@ -29,6 +30,7 @@ pub(crate) struct Context<S: Spool, L: Limits> {
     pub(crate) limits: Arc<L>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) metrics: Metrics,
+    pub(crate) trace_addresses: TraceAddresses,
     pub(crate) host_name: Domain,
     /// The same, as EHLO wants it.
     pub(crate) name: Host,

@@ -15,7 +15,8 @@ use limits::{Limits, Slot, Urgency};
 use mail::{Disposition, JobKind};
 use smtp::address::Host;
 use spool::{Lease as _, Spool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::approach::Failure;
 use crate::attempt::unreadable;
@@ -27,7 +28,7 @@ use crate::pool::{Parcel, Submitted};
 use crate::settle::{self, Origin, Outcome, log_unrecorded};
 use crate::sign::Standing;
 use crate::work::Work;
-use crate::{carrier, report, simulator};
+use crate::{carrier, report, simulator, spans};
 
 /// Jobs that are leased with one call.
 const BATCH: u32 = 128;
@@ -53,7 +54,9 @@ pub(crate) async fn lease_all<S: Spool, L: Limits>(context: Arc<Context<S, L>>, 
         let Some(Some((leases, mut permits))) = stopping.run_until_cancelled(leasing).await else { return };
         for lease in leases {
             let Some(permit) = permits.split(1) else { break };
-            context.spawn(process(Arc::clone(&context), lease, permit));
+            let span = spans::process(lease.job(), context.trace_addresses);
+            let work = Work::new(lease, permit, &context.metrics, span.clone());
+            context.spawn(process(Arc::clone(&context), work).instrument(span));
         }
     }
 }
@@ -69,12 +72,7 @@ pub(crate) async fn sweep_pools<S: Spool, L: Limits>(context: Arc<Context<S, L>>
     }
 }
 
-async fn process<S: Spool, L: Limits>(
-    context: Arc<Context<S, L>>,
-    lease: S::Lease,
-    permit: OwnedSemaphorePermit,
-) {
-    let mut work = Work::new(lease, permit, &context.metrics);
+async fn process<S: Spool, L: Limits>(context: Arc<Context<S, L>>, mut work: Work<S::Lease>) {
     if let JobKind::Report { .. } = work.job().kind {
         return match caught(work.kept(report::send(&context, &work))).await {
             Ok(Ok(report::Sent::Over)) => {
@@ -198,7 +196,9 @@ async fn ready<S: Spool, L: Limits>(
     standing: Standing,
 ) -> Result<Decision, Decision> {
     let started = Instant::now();
-    let routed = context.router.route(host).await;
+    let span = spans::route(host);
+    let routed = context.router.route(host).instrument(span.clone()).await;
+    spans::routed(&span, &routed);
     let routing = started.elapsed();
     context.metrics.took(Phase::Route, routing);
     let route = routed.map_err(|error| {
@@ -243,7 +243,8 @@ async fn sign<S: Spool, L: Limits>(
     let header = work.header().await.map_err(|error| failed(&unreadable(&error)))?;
     let body_hash = BodyHash::from_bytes(work.job().message.body_hash);
     let started = Instant::now();
-    let signed = context.signatures.sign(signers, header, body_hash, now().secs()).await;
+    let signing = context.signatures.sign(signers, header, body_hash, now().secs());
+    let signed = signing.instrument(spans::sign(work.job())).await;
     context.metrics.took(Phase::Sign, started.elapsed());
     match signed {
         Ok(signature) => Ok(Some(signature)),

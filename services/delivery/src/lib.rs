@@ -35,6 +35,7 @@ mod sandbox;
 mod settle;
 mod sign;
 mod simulator;
+mod spans;
 mod stream;
 mod suspension;
 mod tls;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 use limits::Limits;
 use proto::accounts::v1::signing_client::SigningClient;
+use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
 use tokio::sync::Semaphore;
@@ -87,6 +89,8 @@ pub struct Parts<S, L> {
     pub observer: Arc<dyn Observer>,
     /// Where it counts.
     pub metrics: Metrics,
+    /// What traces tell of senders and recipients.
+    pub trace_addresses: TraceAddresses,
     /// Our name: in EHLO and in reports.
     pub host_name: Domain,
 }
@@ -184,7 +188,7 @@ fn context<S: Spool, L: Limits>(
         delivery_final_timeout_secs,
         delivery_drain_secs: _,
     } = config;
-    let Parts { spool, limits, signing, observer, metrics, host_name } = parts;
+    let Parts { spool, limits, signing, observer, metrics, trace_addresses, host_name } = parts;
     let secs = Duration::from_secs;
     let dns = Dns::new(&delivery_resolvers, secs(delivery_resolver_timeout_secs))
         .map_err(|error| Error::Resolver(error.to_string()))?;
@@ -211,6 +215,7 @@ fn context<S: Spool, L: Limits>(
         limits,
         observer,
         metrics,
+        trace_addresses,
         name: Host::Domain(host_name.clone()),
         host_name,
         schedule,

@@ -14,6 +14,7 @@ use crate::context::{Context, in_time, now};
 use crate::isolation::{FAILURES_MAX, Panicked};
 use crate::metrics::Cause;
 use crate::observer::AttemptReport;
+use crate::spans;
 use crate::work::Work;
 
 /// Who tells the sender of a success that was asked for (RFC 3461 section 5.2).
@@ -141,6 +142,7 @@ pub(crate) async fn wait<S: Spool, L: Limits>(
     }
     context.observer.waits(work.job(), wait, &reason);
     context.metrics.waits(cause);
+    work.span.record("mail.waits_for", cause.as_str());
     let job = work.job();
     let (id, attempts) = (job.id, job.attempts);
     let remaining = work.recipients.clone();
@@ -233,6 +235,7 @@ fn reports<L: spool::Lease>(
 fn observe<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Lease>, outcome: &Outcome) {
     let times = &work.times;
     context.metrics.attempted(&outcome.results);
+    spans::attempted(&work.span, &outcome.results);
     context.observer.attempt(&AttemptReport {
         job: work.job(),
         host: outcome.host.as_deref(),

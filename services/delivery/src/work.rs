@@ -9,6 +9,7 @@ use mail::{Job, JobKind, Recipient, RecipientResult};
 use runtime::metrics::Lasting;
 use spool::{ContentError, Lease, SettleError};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
 
 use crate::cache::lock;
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ pub(crate) struct Work<L> {
     /// What earlier transactions settled and the store could not record.
     pub(crate) settled: Vec<RecipientResult>,
     pub(crate) times: Times,
+    pub(crate) span: Span,
     /// The job's share of what may be in work.
     _permit: OwnedSemaphorePermit,
     _counted: Lasting,
@@ -53,7 +55,7 @@ pub(crate) struct Times {
 }
 
 impl<L: Lease> Work<L> {
-    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit, metrics: &Metrics) -> Self {
+    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit, metrics: &Metrics, span: Span) -> Self {
         let recipients = match &lease.job().kind {
             JobKind::Delivery { recipients } => recipients.clone(),
             JobKind::Report { .. } => Vec::new(),
@@ -69,6 +71,7 @@ impl<L: Lease> Work<L> {
             deferred: Vec::new(),
             settled: Vec::new(),
             times: Times { leased, route: none, sign: none, connect: none, deliver: none },
+            span,
             _permit: permit,
             _counted: counted,
         }

@@ -27,6 +27,7 @@ mod listener;
 mod metrics;
 mod observer;
 mod send;
+mod spans;
 mod stream;
 mod wire;
 
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use limits::Limits;
 use proto::accounts::v1::directory_client::DirectoryClient;
+use runtime::telemetry::TraceAddresses;
 use runtime::tls::ServerTls;
 use smtp::address::Domain;
 use smtp::server::{AuthOffer, StartTls};
@@ -68,6 +70,8 @@ pub struct Parts<S, L> {
     pub observer: Arc<dyn Observer>,
     /// Where it counts.
     pub metrics: Metrics,
+    /// What traces tell of senders and recipients.
+    pub trace_addresses: TraceAddresses,
     /// Our name: in the greeting and in Received fields.
     pub host_name: Domain,
     /// Who may log in without TLS.
@@ -84,6 +88,7 @@ impl<S, L> Clone for Parts<S, L> {
             directory: self.directory.clone(),
             observer: Arc::clone(&self.observer),
             metrics: self.metrics.clone(),
+            trace_addresses: self.trace_addresses,
             host_name: self.host_name.clone(),
             security: self.security,
             lifetime_secs: self.lifetime_secs,

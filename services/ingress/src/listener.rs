@@ -13,11 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::admission::{Admission, Crowded, Place};
 use crate::config::Times;
 use crate::conversation::Conversation;
 use crate::gate::Gate;
+use crate::spans;
 use crate::stream::Stream;
 use crate::wire::Wire;
 
@@ -140,5 +142,5 @@ async fn open<S: Spool, L: Limits>(
         (Opening::Tls, None) => return Ok(()),
     };
     let session = Session::new(Arc::clone(settings), security);
-    Conversation::new(doors, session, wire, client, place).run().await
+    Conversation::new(doors, session, wire, client, place).run().instrument(spans::session(client)).await
 }

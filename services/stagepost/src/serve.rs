@@ -162,6 +162,7 @@ impl Site {
             directory: DirectoryClient::new(client.clone()),
             observer: watch.ingress,
             metrics: ingress::Metrics::register(&mut registry),
+            trace_addresses: process.trace_addresses(),
             host_name: host_name.clone(),
             security: watch.auth,
             lifetime_secs: delivery.lifetime_secs(),
@@ -172,6 +173,7 @@ impl Site {
             signing: SigningClient::new(client.clone()),
             observer: watch.delivery,
             metrics: delivery::Metrics::register(&mut registry),
+            trace_addresses: process.trace_addresses(),
             host_name,
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));

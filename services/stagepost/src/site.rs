@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use runtime::rpc::Server;
-use runtime::telemetry::{Guard, LogFilter, LogFormat, OtlpEndpoint, TraceRatio, Traces};
+use runtime::telemetry::{Guard, LogFilter, LogFormat, OtlpEndpoint, TraceAddresses, TraceRatio, Traces};
 use smtp::address::Domain;
 
 use crate::cli::Failure;
@@ -68,9 +68,17 @@ pub(crate) struct Process {
     /// Which part of all traces is kept, from 0 to 1. A message's trace is kept or left out as a whole.
     #[arg(long, value_name = "RATIO", default_value = "1")]
     pub(crate) trace_ratio: TraceRatio,
+    /// Tell whole addresses of senders and recipients in traces; else only their domains are in there.
+    #[arg(long)]
+    pub(crate) trace_addresses: bool,
 }
 
 impl Process {
+    /// What traces tell of senders and recipients.
+    pub(crate) fn trace_addresses(&self) -> TraceAddresses {
+        if self.trace_addresses { TraceAddresses::Whole } else { TraceAddresses::DomainsOnly }
+    }
+
     /// Starts logs and traces.
     pub(crate) fn start_telemetry(&self) -> Result<Guard, Failure> {
         let traces = self.otlp_endpoint.clone().map(|endpoint| Traces {

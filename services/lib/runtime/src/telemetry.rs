@@ -31,6 +31,16 @@ pub use export::{
 /// The target of spans, and of events in them, that belong to traces; nothing else is in a trace, and these aren't in the log.
 pub const TRACE: &str = "trace";
 
+/// Whether whole addresses of senders and recipients are told in spans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceAddresses {
+    /// Only their domains.
+    #[default]
+    DomainsOnly,
+    /// Also their local parts.
+    Whole,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

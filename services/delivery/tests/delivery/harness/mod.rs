@@ -120,6 +120,7 @@ impl<S: Spool> Site<S> {
         let spool = Arc::new(spool);
         let parts = Parts {
             metrics: delivery::Metrics::default(),
+            trace_addresses: runtime::telemetry::TraceAddresses::DomainsOnly,
             spool: Arc::clone(&spool),
             limits: Arc::new(Local::in_memory()),
             signing: SigningClient::new(client),

@@ -73,6 +73,7 @@ impl Site {
         let (store, limits) = (Arc::new(Store::default()), Arc::new(Local::in_memory()));
         let parts = Parts {
             metrics: ingress::Metrics::default(),
+            trace_addresses: runtime::telemetry::TraceAddresses::DomainsOnly,
             spool: Arc::clone(&store),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(rpc_client.clone()),
