@@ -172,6 +172,32 @@ fn an_attempt_after_a_deferral_is_a_trace_of_its_own_that_is_linked_to_the_first
 }
 
 #[test]
+fn a_report_to_the_sender_is_part_of_the_trace_of_what_it_reports() {
+    let lab = Lab::new();
+    let jaeger = Jaeger::start(&lab);
+    let mx = lab.mx("d1.test");
+    let sender = lab.mx("sender.test");
+    mx.script(|step| match step {
+        Step::Command { line, .. } if line.starts_with("RCPT") => Answer::reply("550 5.1.1 nobody"),
+        _ => Answer::Usual,
+    });
+    let stagepost = traced(&lab, &jaeger).start();
+    let id = submit(&stagepost, "somebody@d1.test");
+    sender.wait_for(1);
+    let trace = jaeger.wait_for_message(&id, "process", 2);
+    let report = trace.only("report");
+    assert!(is_child(report, trace.only("smtp.transaction")), "{report:#?}");
+    let [bounced, told] = trace.named("process")[..] else { panic!("{trace:#?}") };
+    assert_eq!((bounced.attribute("mail.queue_id"), bounced.attribute("error.type")), (&*id, "bounced"));
+    assert!(is_child(told, report), "{told:#?}");
+    assert_eq!(
+        (told.attribute("mail.recipient.domain"), told.attribute("mail.disposition")),
+        ("sender.test", "delivered")
+    );
+    assert_ne!(told.attribute("mail.queue_id"), id);
+}
+
+#[test]
 fn a_message_on_a_connection_that_was_open_is_linked_to_its_opening() {
     let lab = Lab::new();
     let jaeger = Jaeger::start(&lab);
