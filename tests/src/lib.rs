@@ -50,6 +50,8 @@ pub mod corpus;
 pub mod deadline;
 pub mod dns;
 pub mod fault;
+pub mod http;
+pub mod jaeger;
 pub mod judge;
 pub mod lab;
 pub mod ledger;

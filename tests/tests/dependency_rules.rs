@@ -27,10 +27,15 @@ const MAY_USE: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates that one part alone may use, for what it hides from the others.
-const ONLY_IN: [(&str, &[&str]); 3] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
     ("kube", &["operator", "tests"]),
     ("async-nats", &["spool", "accounts", "tests"]),
     ("redis", &["limits", "tests"]),
+    ("opentelemetry", &["runtime"]),
+    ("opentelemetry_sdk", &["runtime"]),
+    ("opentelemetry-otlp", &["runtime"]),
+    ("tracing-opentelemetry", &["runtime"]),
+    ("prometheus-client", &["runtime"]),
 ];
 
 /// Second TLS and crypto providers; with two of them rustls doesn't know which to take.

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use mail::{RemoteReply, TlsRequirement};
 use smtp::address::Host;
 use smtp::reply::{EnhancedCode, Reply};
+use tracing::Instrument as _;
 
 use crate::config::Timeouts;
 use crate::connection::{Connection, OpenError};
+use crate::metrics::Metrics;
 use crate::route::{Route, RouteHost};
+use crate::spans;
 use crate::tls::{Certificate, ClientTls};
 
 /// Addresses that are connected to in one attempt.
@@ -28,6 +31,7 @@ pub(crate) struct Means<'a> {
     pub(crate) timeouts: &'a Timeouts,
     /// What we call ourselves.
     pub(crate) name: &'a Host,
+    pub(crate) metrics: &'a Metrics,
 }
 
 /// Why no server of the route could be talked to, or why the talk brought nothing.
@@ -177,8 +181,7 @@ impl Approach {
         host: &Arc<str>,
         means: Means<'_>,
     ) -> Result<Connection, Refusal> {
-        let opened = Connection::open(address, Arc::clone(host), means.name, means.timeouts).await;
-        let connection = opened.map_err(|error| refusal(host, address, error))?;
+        let connection = reach(address, host, means).await.map_err(|error| refusal(host, address, error))?;
         let required = self.requirement > TlsRequirement::Opportunistic;
         if !connection.capabilities().starttls {
             return if required { Err(no_tls(host, "it doesn't offer STARTTLS")) } else { Ok(connection) };
@@ -190,7 +193,7 @@ impl Approach {
             TlsRequirement::Verify => Certificate::Verified,
             TlsRequirement::Opportunistic | TlsRequirement::Encrypt => Certificate::Any,
         };
-        match connection.start_tls(means.tls.connector(certificate), means.timeouts).await {
+        match encrypt(connection, certificate, means).await {
             Ok((_, Some(reply))) if required => Err(no_tls(host, &format!("it refused STARTTLS: {reply}"))),
             Ok((connection, _)) => Ok(connection),
             Err(OpenError::Refused(reply)) => Err(Refusal::Host(Failure::of_reply(host, reply))),
@@ -202,9 +205,33 @@ impl Approach {
                 // The connection is in no known state; a new one goes without (RFC 7435 section 4).
                 tracing::debug!(host = &**host, %error, "TLS failed, going on in the clear");
                 means.tls.mark_broken(host);
-                let opened = Connection::open(address, Arc::clone(host), means.name, means.timeouts).await;
-                opened.map_err(|error| refusal(host, address, error))
+                reach(address, host, means).await.map_err(|error| refusal(host, address, error))
             }
+        }
+    }
+}
+
+async fn reach(address: SocketAddr, host: &Arc<str>, means: Means<'_>) -> Result<Connection, OpenError> {
+    let span = spans::connect(host, address);
+    let opened = Connection::open(address, Arc::clone(host), means).instrument(span.clone()).await;
+    opened.inspect_err(|error| spans::not_opened(&span, error))
+}
+
+async fn encrypt(
+    connection: Connection,
+    certificate: Certificate,
+    means: Means<'_>,
+) -> Result<(Connection, Option<Reply>), OpenError> {
+    let span = spans::tls(&connection);
+    let connector = means.tls.connector(certificate);
+    match connection.start_tls(connector, means.timeouts).instrument(span.clone()).await {
+        Ok((connection, refusal)) => {
+            spans::encrypted(&span, &connection, refusal.as_ref());
+            Ok((connection, refusal))
+        }
+        Err(error) => {
+            spans::not_opened(&span, &error);
+            Err(error)
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::connection::{Broken, Connection};
 use crate::context::{Context, now};
 use crate::convert;
 use crate::settle::{failed, result};
+use crate::spans;
 use crate::work::{LeaseLost, Work};
 
 /// Octets that are written at a time.
@@ -180,6 +181,7 @@ async fn drive<S: Spool, L: Limits>(
                 };
                 match connection.reply(stage, limit).await {
                     Ok(reply) => {
+                        spans::replied(stage, &reply);
                         if let Err(error) = transaction.take(reply) {
                             return Ok(Ended::Broken(error.into()));
                         }

@@ -6,14 +6,17 @@ use std::time::Instant;
 use limits::{Connection as Permission, Limits};
 use mail::Hop;
 use spool::Spool;
+use tracing::Instrument as _;
 
 use crate::approach::{Approach, Failure};
 use crate::attempt::{Round, transact};
 use crate::connection::Connection;
 use crate::context::Context;
 use crate::isolation::{Panicked, caught};
+use crate::metrics::{Cause, Phase};
 use crate::pool::{PATIENCE, Parcel, Place};
 use crate::settle::{self, Origin, Outcome};
+use crate::spans;
 
 /// Carries jobs until none waits.
 pub(crate) async fn carry<S: Spool, L: Limits>(
@@ -57,9 +60,10 @@ async fn serve<S: Spool, L: Limits>(
         let usable = match deliver(context, &mut connection, &mut parcel).await {
             Delivery::Over { outcome, usable } => {
                 place.served();
-                let context = Arc::clone(context);
-                let work = parcel.work;
-                context.clone().spawn(async move { settle::finish(&context, work, outcome).await });
+                let (settling, work) = (Arc::clone(context), parcel.work);
+                let span = work.span.clone();
+                let settled = async move { settle::finish(&settling, work, outcome).await };
+                context.spawn(settled.instrument(span));
                 usable
             }
             Delivery::Unsettled(_) if reused => {
@@ -110,7 +114,7 @@ async fn permitted<S: Spool, L: Limits>(
         };
         if parcel.since.elapsed() + wait > PATIENCE {
             let reason = format!("no connection to {} is free", parcel.route.site);
-            postpone(context, parcel, wait, reason).await;
+            postpone(context, parcel, Cause::Connection, wait, reason).await;
             return None;
         }
         tokio::time::sleep(wait).await;
@@ -121,13 +125,15 @@ async fn permitted<S: Spool, L: Limits>(
 pub(crate) async fn postpone<S: Spool, L: Limits>(
     context: &Context<S, L>,
     parcel: Parcel<S::Lease>,
+    cause: Cause,
     wait: std::time::Duration,
     reason: String,
 ) {
     if context.limits_of(&parcel.route.site).messages_per_sec > 0.0 {
         context.limits.return_slot(&parcel.route.site, 1);
     }
-    settle::wait(context, parcel.work, wait, reason, parcel.signature).await;
+    let span = parcel.work.span.clone();
+    settle::wait(context, parcel.work, cause, wait, reason, parcel.signature).instrument(span).await;
 }
 
 async fn connect<S: Spool, L: Limits>(
@@ -136,8 +142,10 @@ async fn connect<S: Spool, L: Limits>(
     mut parcel: Parcel<S::Lease>,
 ) -> Option<(Connection, Parcel<S::Lease>)> {
     let started = Instant::now();
-    let opened = caught(parcel.work.kept(approach.connect(context.means()))).await;
+    let span = parcel.work.span.clone();
+    let opened = caught(parcel.work.kept(approach.connect(context.means()))).instrument(span).await;
     parcel.work.times.connect = started.elapsed();
+    context.metrics.took(Phase::Connect, started.elapsed());
     match opened {
         Ok(Ok(Ok(connection))) => {
             context.limits.answered(&parcel.route.site);
@@ -160,7 +168,8 @@ async fn connect<S: Spool, L: Limits>(
 async fn give_up<S: Spool, L: Limits>(context: &Context<S, L>, parcel: Parcel<S::Lease>, failure: &Failure) {
     let outcome = Outcome::failed(&parcel.work.recipients, failure, parcel.signature);
     let outcome = outcome.towards(&parcel.route.site);
-    settle::finish(context, parcel.work, outcome).await;
+    let span = parcel.work.span.clone();
+    settle::finish(context, parcel.work, outcome).instrument(span).await;
 }
 
 enum Delivery {
@@ -186,8 +195,11 @@ async fn deliver<S: Spool, L: Limits>(
     loop {
         let started = Instant::now();
         let work = &parcel.work;
-        let ran = caught(work.kept(transact(context, connection, work, parcel.signature.as_ref()))).await;
+        let span = spans::deliver(&work.span, connection);
+        let transaction = work.kept(transact(context, connection, work, parcel.signature.as_ref()));
+        let ran = caught(transaction).instrument(span.clone()).await;
         parcel.work.times.deliver = started.elapsed();
+        context.metrics.took(Phase::Deliver, started.elapsed());
         let round = match ran {
             Ok(Ok(Ok(round))) => round,
             Ok(Ok(Err(_)) | Err(_)) => {
@@ -196,6 +208,8 @@ async fn deliver<S: Spool, L: Limits>(
             }
             Err(panicked) => return Delivery::Panicked(panicked),
         };
+        spans::delivered(&span, &round);
+        drop(span);
         let Round { results, remaining, unsettled, usable } = round;
         let outcome = Outcome {
             results,
@@ -215,7 +229,10 @@ async fn deliver<S: Spool, L: Limits>(
         if rest.is_empty() {
             return Delivery::Over { outcome, usable };
         }
-        if !outcome.results.is_empty() && !settle::narrow(context, &mut parcel.work, rest, outcome).await {
+        let span = parcel.work.span.clone();
+        if !outcome.results.is_empty()
+            && !settle::narrow(context, &mut parcel.work, rest, outcome).instrument(span).await
+        {
             return Delivery::Lost;
         }
         if let Some(failure) = failure {

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use runtime::metrics::Lasting;
+use runtime::telemetry::SpanMark;
 use rustls::pki_types::ServerName;
-use smtp::address::Host;
 use smtp::client::{Capabilities, Progress, ProtocolError, Session, Stage};
 use smtp::reply::{Reply, ReplyReader};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tracing::Span;
 
+use crate::approach::Means;
 use crate::config::Timeouts;
 use crate::stream::Stream;
 
@@ -64,6 +67,9 @@ pub(crate) struct Connection {
     pub(crate) out: Vec<u8>,
     session: Session,
     pub(crate) host: Arc<str>,
+    pub(crate) address: SocketAddr,
+    /// The span in which it was opened.
+    pub(crate) opened: Option<SpanMark>,
     pub(crate) tls: Option<Arc<str>>,
     /// Our address.
     pub(crate) source: Option<IpAddr>,
@@ -71,6 +77,7 @@ pub(crate) struct Connection {
     pub(crate) served: u32,
     /// RSET must come before the next message.
     pub(crate) needs_reset: bool,
+    _counted: Lasting,
 }
 
 impl Connection {
@@ -78,9 +85,9 @@ impl Connection {
     pub(crate) async fn open(
         address: SocketAddr,
         host: Arc<str>,
-        name: &Host,
-        timeouts: &Timeouts,
+        means: Means<'_>,
     ) -> Result<Self, OpenError> {
+        let timeouts = means.timeouts;
         let stream = match timeout(timeouts.connect, TcpStream::connect(address)).await {
             Ok(connected) => connected.map_err(OpenError::Unreachable)?,
             Err(_) => return Err(OpenError::NoAnswer(timeouts.connect)),
@@ -93,12 +100,15 @@ impl Connection {
             reader: ReplyReader::new(),
             input: BytesMut::new(),
             out: Vec::new(),
-            session: Session::new(name.clone()),
+            session: Session::new(means.name.clone()),
             host,
+            address,
+            opened: SpanMark::of(&Span::current()),
             tls: None,
             source,
             served: 0,
             needs_reset: false,
+            _counted: means.metrics.connection(),
         };
         let greeting = connection.reply(Stage::Greeting, timeouts.greeting).await?;
         connection.session.take(greeting).map_err(Broken::Protocol)?;

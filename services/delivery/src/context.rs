@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use limits::{Limits, SiteLimits};
 use mail::{RetrySchedule, Timestamp};
+use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
 use tokio::sync::Semaphore;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::approach::Means;
 use crate::config::{Reuse, Sign, Timeouts};
 use crate::isolation::Failures;
+use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::pool::Pools;
 use crate::route::Router;
@@ -27,6 +29,8 @@ pub(crate) struct Context<S: Spool, L: Limits> {
     pub(crate) spool: Arc<S>,
     pub(crate) limits: Arc<L>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) metrics: Metrics,
+    pub(crate) trace_addresses: TraceAddresses,
     pub(crate) host_name: Domain,
     /// The same, as EHLO wants it.
     pub(crate) name: Host,
@@ -62,7 +66,7 @@ impl<S: Spool, L: Limits> Context<S, L> {
     }
 
     pub(crate) fn means(&self) -> Means<'_> {
-        Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name }
+        Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name, metrics: &self.metrics }
     }
 
     /// What holds towards a site.

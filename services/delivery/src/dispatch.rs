@@ -15,18 +15,20 @@ use limits::{Limits, Slot, Urgency};
 use mail::{Disposition, Hop, JobKind};
 use smtp::address::Host;
 use spool::{Lease as _, Spool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::approach::Failure;
 use crate::attempt::unreadable;
 use crate::config::Sign;
 use crate::context::{Context, now};
 use crate::isolation::caught;
+use crate::metrics::{Cause, Phase};
 use crate::pool::{Parcel, Submitted};
 use crate::settle::{self, Origin, Outcome, log_unrecorded};
 use crate::sign::Standing;
 use crate::work::Work;
-use crate::{carrier, events, report, simulator};
+use crate::{carrier, events, report, simulator, spans};
 
 /// Jobs that are leased with one call.
 const BATCH: u32 = 128;
@@ -52,7 +54,9 @@ pub(crate) async fn lease_all<S: Spool, L: Limits>(context: Arc<Context<S, L>>, 
         let Some(Some((leases, mut permits))) = stopping.run_until_cancelled(leasing).await else { return };
         for lease in leases {
             let Some(permit) = permits.split(1) else { break };
-            context.spawn(process(Arc::clone(&context), lease, permit));
+            let span = spans::process(lease.job(), context.trace_addresses);
+            let work = Work::new(lease, permit, &context.metrics, span.clone());
+            context.spawn(process(Arc::clone(&context), work).instrument(span));
         }
     }
 }
@@ -68,12 +72,7 @@ pub(crate) async fn sweep_pools<S: Spool, L: Limits>(context: Arc<Context<S, L>>
     }
 }
 
-async fn process<S: Spool, L: Limits>(
-    context: Arc<Context<S, L>>,
-    lease: S::Lease,
-    permit: OwnedSemaphorePermit,
-) {
-    let mut work = Work::new(lease, permit);
+async fn process<S: Spool, L: Limits>(context: Arc<Context<S, L>>, mut work: Work<S::Lease>) {
     if let JobKind::Report { .. } = work.job().kind {
         return match caught(work.kept(report::send(&context, &work))).await {
             Ok(Ok(report::Sent::Over)) => {
@@ -81,7 +80,7 @@ async fn process<S: Spool, L: Limits>(
                 log_unrecorded(id, work.lease.done(Vec::new()).await);
             }
             Ok(Ok(report::Sent::Later(reason))) => {
-                settle::wait(&context, work, WAIT_FOR_PEOPLE, reason, None).await
+                settle::wait(&context, work, Cause::Report, WAIT_FOR_PEOPLE, reason, None).await
             }
             Ok(Err(lost)) => tracing::info!(job = %work.job().id, %lost, "a report was lost"),
             Err(panicked) => settle::poisoned(&context, work, panicked).await,
@@ -101,8 +100,8 @@ async fn process<S: Spool, L: Limits>(
             let id = work.job().id;
             log_unrecorded(id, work.lease.hold(reason).await);
         }
-        Decision::Wait(wait, reason, signature) => {
-            settle::wait(&context, work, wait, reason, signature).await
+        Decision::Wait(cause, wait, reason, signature) => {
+            settle::wait(&context, work, cause, wait, reason, signature).await
         }
         Decision::Over(outcome) => settle::finish(&context, work, outcome).await,
         Decision::Kept { outcome, signing, writing } => {
@@ -131,7 +130,7 @@ async fn place<S: Spool, L: Limits>(context: &Arc<Context<S, L>>, submitted: Sub
         }
         Submitted::Later(wait, parcel) => {
             let reason = format!("more mail waits for {} than it takes", parcel.route.destination);
-            carrier::postpone(context, parcel, wait, reason).await;
+            carrier::postpone(context, parcel, Cause::Crowd, wait, reason).await;
         }
     }
 }
@@ -148,7 +147,7 @@ struct Ready {
 enum Decision {
     Hold(String),
     /// No attempt is made now.
-    Wait(Duration, String, Option<Arc<str>>),
+    Wait(Cause, Duration, String, Option<Arc<str>>),
     Over(Outcome),
     /// It is in the sandbox.
     Kept {
@@ -164,7 +163,7 @@ async fn prepare<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Le
     let message = &work.job().message;
     if let Some(not_before) = message.not_before.filter(|not_before| *not_before > now()) {
         let wait = Duration::from_millis(not_before.millis_since(now()));
-        return Decision::Wait(wait, String::from("it is not to be sent sooner"), None);
+        return Decision::Wait(Cause::NotBefore, wait, String::from("it is not to be sent sooner"), None);
     }
     let Some(host) = work.job().destination() else {
         return Decision::Over(here(Vec::new()));
@@ -199,11 +198,15 @@ async fn ready<S: Spool, L: Limits>(
     standing: Standing,
 ) -> Result<Decision, Decision> {
     let started = Instant::now();
-    let route = context.router.route(host).await.map_err(|error| {
+    let span = spans::route(host);
+    let routed = context.router.route(host).instrument(span.clone()).await;
+    spans::routed(&span, &routed);
+    let routing = started.elapsed();
+    context.metrics.took(Phase::Route, routing);
+    let route = routed.map_err(|error| {
         let failure = Failure { status: error.status, remote: None, reason: error.reason.clone() };
         Decision::Over(Outcome::failed(&work.recipients, &failure, work.job().signature.clone()))
     })?;
-    let routing = started.elapsed();
     let signature = sign(context, work, standing).await?;
     let signing = started.elapsed() - routing;
     let limits = context.limits_of(&route.site);
@@ -211,7 +214,7 @@ async fn ready<S: Spool, L: Limits>(
         let urgency = if work.job().deferred.is_some() { Urgency::Due } else { Urgency::Fresh };
         if let Slot::Wait(wait) = context.limits.slot(&route.site, limits, 1, urgency).await {
             let reason = format!("{} takes {} messages a second", route.site, limits.messages_per_sec);
-            return Err(Decision::Wait(wait, reason, signature));
+            return Err(Decision::Wait(Cause::Rate, wait, reason, signature));
         }
     }
     let requirement = work.job().message.tls.max(route.tls);
@@ -232,16 +235,24 @@ async fn sign<S: Spool, L: Limits>(
         Standing::Keys(signers) => signers,
         Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
         Standing::NoKeys(reason) | Standing::Suspended(reason) => {
-            return Err(Decision::Wait(WAIT_FOR_PEOPLE, reason.to_string(), None));
+            return Err(Decision::Wait(Cause::Key, WAIT_FOR_PEOPLE, reason.to_string(), None));
         }
-        Standing::Unknown(reason) => return Err(Decision::Wait(WAIT_FOR_ACCOUNTS, reason.to_string(), None)),
+        Standing::Unknown(reason) => {
+            return Err(Decision::Wait(Cause::Accounts, WAIT_FOR_ACCOUNTS, reason.to_string(), None));
+        }
     };
     let failed = |failure: &Failure| Decision::Over(Outcome::failed(&work.recipients, failure, None));
     let header = work.header().await.map_err(|error| failed(&unreadable(&error)))?;
     let body_hash = BodyHash::from_bytes(work.job().message.body_hash);
-    match context.signatures.sign(signers, header, body_hash, now().secs()).await {
+    let started = Instant::now();
+    let signing = context.signatures.sign(signers, header, body_hash, now().secs());
+    let signed = signing.instrument(spans::sign(work.job())).await;
+    context.metrics.took(Phase::Sign, started.elapsed());
+    match signed {
         Ok(signature) => Ok(Some(signature)),
-        Err(error @ SignError::Key { .. }) => Err(Decision::Wait(WAIT_FOR_PEOPLE, error.to_string(), None)),
+        Err(error @ SignError::Key { .. }) => {
+            Err(Decision::Wait(Cause::Key, WAIT_FOR_PEOPLE, error.to_string(), None))
+        }
         #[allow(
             clippy::panic,
             reason = "the job is isolated: it is counted and given up like one that panics here"

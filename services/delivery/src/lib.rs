@@ -27,6 +27,7 @@ mod convert;
 mod dispatch;
 mod events;
 mod isolation;
+mod metrics;
 mod observer;
 mod pool;
 mod report;
@@ -35,6 +36,7 @@ mod sandbox;
 mod settle;
 mod sign;
 mod simulator;
+mod spans;
 mod stream;
 mod suspension;
 mod tls;
@@ -46,6 +48,7 @@ use std::time::Duration;
 
 use limits::Limits;
 use proto::accounts::v1::signing_client::SigningClient;
+use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
 use tokio::sync::Semaphore;
@@ -54,6 +57,7 @@ use tokio_util::task::TaskTracker;
 
 pub use admin::admin_routes;
 pub use config::{AddressFamily, Config, ConfigError, Mode, Sign};
+pub use metrics::{Metrics, show_queue};
 pub use observer::{AttemptReport, LogObserver, Observer};
 pub use route::{
     Network, NextHop, ParseNetworkError, ParseSettingError, Pattern, SiteLimit, StaticRoute, TlsPolicy,
@@ -84,6 +88,10 @@ pub struct Parts<S, L> {
     pub signing: SigningClient<runtime::rpc::Client>,
     /// Is told what was tried and what came of it.
     pub observer: Arc<dyn Observer>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// What traces tell of senders and recipients.
+    pub trace_addresses: TraceAddresses,
     /// Our name: in EHLO and in reports.
     pub host_name: Domain,
 }
@@ -181,7 +189,7 @@ fn context<S: Spool, L: Limits>(
         delivery_final_timeout_secs,
         delivery_drain_secs: _,
     } = config;
-    let Parts { spool, limits, signing, observer, host_name } = parts;
+    let Parts { spool, limits, signing, observer, metrics, trace_addresses, host_name } = parts;
     let secs = Duration::from_secs;
     let dns = Dns::new(&delivery_resolvers, secs(delivery_resolver_timeout_secs))
         .map_err(|error| Error::Resolver(error.to_string()))?;
@@ -207,6 +215,8 @@ fn context<S: Spool, L: Limits>(
         spool,
         limits,
         observer,
+        metrics,
+        trace_addresses,
         name: Host::Domain(host_name.clone()),
         host_name,
         schedule,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mail::{Disposition, Job, RecipientResult};
+use runtime::telemetry::trace_id;
 use spool::EventError;
 
 /// One attempt, or one transaction of it.
@@ -63,6 +64,7 @@ impl Observer for LogObserver {
             job = %job.id,
             wait_millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             reason,
+            trace_id = trace_id().map(tracing::field::display),
             "job waits"
         );
     }
@@ -84,6 +86,7 @@ fn log(report: &AttemptReport<'_>, first: &RecipientResult, recipients: usize) {
         attempt = job.attempts + 1,
         millis = u64::try_from(report.total.as_millis()).unwrap_or(u64::MAX),
         reason = (!went_well).then_some(&*first.reason),
+        trace_id = trace_id().map(tracing::field::display),
         "attempt"
     );
 }

@@ -4,6 +4,7 @@ use dkim::BodyHasher;
 use limits::Limits;
 use mail::dsn::{self, RETURNED_OCTETS_MAX, ReportContext};
 use mail::{JobKind, Message, QueueId, Recipient, TlsRequirement};
+use runtime::telemetry::{current_traceparent, trace_id};
 use smtp::address::ReversePath;
 use spool::{AcceptError, Content, NewJob, NewMessage, Origin, Spool};
 
@@ -69,13 +70,13 @@ pub(crate) async fn send<S: Spool, L: Limits>(context: &Context<S, L>, work: &Wo
         accepted_at,
         not_before: None,
         expires_at: accepted_at.plus_secs(context.schedule.lifetime_secs()),
-        trace_context: about.trace_context.clone(),
+        trace_context: current_traceparent().or_else(|| about.trace_context.clone()),
     };
     let jobs = vec![NewJob { recipients: vec![Recipient::new(report.recipient)] }];
     let content = Content { pieces: vec![report.content.into()] };
     match context.spool.accept(NewMessage { origin: Origin::Report(job.id), message, jobs, content }).await {
         Ok(()) => {
-            tracing::info!(queue_id = %about.queue_id, job = %job.id, report_queue_id = %queue_id, "sender is told");
+            tracing::info!(queue_id = %about.queue_id, job = %job.id, report_queue_id = %queue_id, trace_id = trace_id().map(tracing::field::display), "sender is told");
             Sent::Over
         }
         Err(error @ (AcceptError::Full(_) | AcceptError::Unavailable(_))) => Sent::Later(error.to_string()),

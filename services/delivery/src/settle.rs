@@ -13,7 +13,9 @@ use crate::approach::Failure;
 use crate::context::{Context, in_time, now};
 use crate::events;
 use crate::isolation::{FAILURES_MAX, Panicked};
+use crate::metrics::Cause;
 use crate::observer::AttemptReport;
+use crate::spans;
 use crate::work::{Earlier, Work};
 
 /// Who tells the sender of a success that was asked for (RFC 3461 section 5.2).
@@ -159,6 +161,7 @@ pub(crate) async fn narrow<S: Spool, L: Limits>(
 pub(crate) async fn wait<S: Spool, L: Limits>(
     context: &Context<S, L>,
     work: Work<S::Lease>,
+    cause: Cause,
     wait: Duration,
     reason: String,
     signature: Option<Arc<str>>,
@@ -169,6 +172,8 @@ pub(crate) async fn wait<S: Spool, L: Limits>(
         return finish(context, work, outcome).await;
     }
     context.observer.waits(work.job(), wait, &reason);
+    context.metrics.waits(cause);
+    work.span.record("mail.waits_for", cause.as_str());
     let job = work.job();
     events::keep_noted(context, job).await;
     let (id, attempts) = (job.id, job.attempts);
@@ -193,7 +198,7 @@ pub(crate) async fn poisoned<S: Spool, L: Limits>(
             return log_unrecorded(id, work.lease.done(Vec::new()).await);
         }
         let pause = Duration::from_millis(context.schedule.wait_millis(failures, runtime::random_u32()));
-        return wait(context, work, pause, panicked.to_string(), None).await;
+        return wait(context, work, Cause::Failure, pause, panicked.to_string(), None).await;
     }
     let class = if given_up { 5 } else { 4 };
     let failure = Failure::new((class, 3, 0), panicked.to_string());
@@ -261,6 +266,8 @@ fn reports<L: spool::Lease>(
 
 fn observe<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Lease>, outcome: &Outcome) {
     let times = &work.times;
+    context.metrics.attempted(&outcome.results);
+    spans::attempted(&work.span, &outcome.results);
     context.observer.attempt(&AttemptReport {
         job: work.job(),
         host: outcome.hop.host.as_deref(),

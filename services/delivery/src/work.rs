@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mail::{Hop, Job, JobKind, Recipient, RecipientResult};
+use runtime::metrics::Lasting;
 use spool::{ContentError, Lease, SettleError};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
 
 use crate::cache::lock;
+use crate::metrics::Metrics;
 
 /// A lease is touched this often while it is worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(20);
@@ -35,8 +38,10 @@ pub(crate) struct Work<L> {
     /// What earlier transactions settled and the store could not record.
     pub(crate) settled: Vec<RecipientResult>,
     pub(crate) times: Times,
+    pub(crate) span: Span,
     /// The job's share of what may be in work.
     _permit: OwnedSemaphorePermit,
+    _counted: Lasting,
 }
 
 /// What an earlier transaction of the attempt brought, and the way that it took.
@@ -56,11 +61,12 @@ pub(crate) struct Times {
 }
 
 impl<L: Lease> Work<L> {
-    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(lease: L, permit: OwnedSemaphorePermit, metrics: &Metrics, span: Span) -> Self {
         let recipients = match &lease.job().kind {
             JobKind::Delivery { recipients } => recipients.clone(),
             JobKind::Report { .. } => Vec::new(),
         };
+        let counted = metrics.leased(lease.job());
         let leased = Instant::now();
         let none = Duration::ZERO;
         Self {
@@ -71,7 +77,9 @@ impl<L: Lease> Work<L> {
             deferred: Vec::new(),
             settled: Vec::new(),
             times: Times { leased, route: none, sign: none, connect: none, deliver: none },
+            span,
             _permit: permit,
+            _counted: counted,
         }
     }
 

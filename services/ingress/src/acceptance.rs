@@ -7,16 +7,19 @@ use bytes::Bytes;
 use limits::{Limits, QuotaTicket};
 use mail::header::{Prepared, Protocol, Trace};
 use mail::{BodyKind, Job, Message, QueueId, Recipient, ReturnContent, Timestamp, TlsRequirement};
+use runtime::telemetry::{current_traceparent, failed};
 use smtp::address::{Address, Domain, ReversePath};
 use smtp::command::{Body, MailParams, Ret};
 use smtp::reply::Reply;
 use smtp::server::Greeted;
 use spool::{AcceptError, Content, NewJob, NewMessage, Spool};
+use tracing::field::display;
+use tracing::{Instrument as _, Span};
 
 use crate::directory::Profile;
 use crate::gate::{Gate, may_send_from, not_kept};
 use crate::intake::Received;
-use crate::observer;
+use crate::{observer, spans};
 
 /// Most recipients of a job.
 const JOB_RECIPIENTS_MAX: usize = 100;
@@ -85,6 +88,8 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         let author_domain = author_domain(profile, &prepared)?;
         let smtputf8 = needs_smtputf8(&prepared, &reverse_path, &recipients);
         let Prepared { header, message_id, .. } = prepared;
+        let span = Span::current();
+        span.record("mail.queue_id", display(queue_id)).record("mail.message_id", &*message_id);
         let header_octets = u32::try_from(header.len()).unwrap_or(u32::MAX);
         let content = Content { pieces: std::iter::once(Bytes::from(header)).chain(body).collect() };
         let (octets, count) = (content.octets(), recipients.len());
@@ -109,7 +114,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
             accepted_at: now,
             not_before: None,
             expires_at: now.plus_secs(self.lifetime_secs),
-            trace_context: None,
+            trace_context: current_traceparent(),
         };
         let jobs =
             Job::group(recipients, JOB_RECIPIENTS_MAX).into_iter().map(|recipients| NewJob { recipients });
@@ -118,6 +123,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         let jobs = message.jobs.len();
         self.store(message, tickets).await?;
         drop(reservation);
+        self.metrics.accepted(octets);
         self.observer.accepted(&observer::Accepted {
             queue_id,
             message_id: &message_id,
@@ -168,7 +174,12 @@ impl<S: Spool, L: Limits> Gate<S, L> {
     }
 
     async fn store(&self, message: NewMessage, tickets: Vec<L::Ticket>) -> Result<(), Reply> {
-        let stored = self.spool.accept(message).await;
+        let span = spans::publish(&message);
+        let stored = self.spool.accept(message).instrument(span.clone()).await;
+        if let Err(error) = &stored {
+            let kind = if matches!(error, AcceptError::Full(_)) { "full" } else { "unavailable" };
+            failed(&span, kind);
+        }
         match &stored {
             Err(AcceptError::Full(_)) => drop(tickets),
             Ok(()) | Err(AcceptError::Unavailable(_)) => tickets.into_iter().for_each(QuotaTicket::keep),

@@ -17,6 +17,7 @@ use smtp::reply::Reply;
 use smtp::server::{Question, Session, Step};
 use spool::Spool;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::admission::Place;
 use crate::config::Times;
@@ -46,6 +47,7 @@ struct State<T> {
 
 /// What the session's transaction has taken so far.
 struct Transaction<T> {
+    span: Span,
     profile: Arc<Profile>,
     tickets: Vec<T>,
     announced: Option<u64>,

@@ -23,11 +23,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Status};
+use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
 pub(crate) use profile::Profile;
 
 use crate::config::DirectoryTimes;
+use crate::spans;
 
 /// After accounts failed to answer for a credential, it is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -129,9 +131,13 @@ impl Directory {
         let mut refreshed = std::pin::pin!(refreshed);
         refreshed.as_mut().enable();
         let (old, age) = match self.look(cell)? {
-            Step::Use(profile) => return Ok(profile),
+            Step::Use(profile) => {
+                Span::current().record("cached", true);
+                return Ok(profile);
+            }
             Step::Await { old, age } => (old, age),
         };
+        Span::current().record("cached", false);
         // A refresh ends by its own deadline; this one is for a runtime that is shutting down.
         let _ = timeout(self.times.answer + PAUSE, refreshed).await;
         let state = cell.lock();
@@ -166,7 +172,8 @@ impl Directory {
             }
             Refresh::Failed { .. } | Refresh::Idle => {
                 state.refresh = Refresh::Running;
-                self.refreshes.spawn(Arc::clone(self).refresh(Arc::clone(cell)));
+                let refresh = Arc::clone(self).refresh(Arc::clone(cell));
+                self.refreshes.spawn(refresh.instrument(spans::refresh()));
             }
             Refresh::Running => {}
         }

@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limits::{Limits, Quota};
+use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, ForwardPath, Host, ReversePath};
 use smtp::reply::Reply;
 use spool::{AcceptError, Spool};
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 use crate::Parts;
@@ -25,13 +27,17 @@ use crate::budget::Budget;
 use crate::config::{Literals, Settings};
 use crate::directory::{Directory, LoginError, Member, Profile, ProfileError};
 use crate::intake::Intake;
+use crate::metrics::Metrics;
 use crate::observer::{Observer, Refused, Stage};
+use crate::spans;
 
 /// What all sessions ask.
 pub(crate) struct Gate<S, L> {
     pub(crate) spool: Arc<S>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) metrics: Metrics,
+    pub(crate) trace_addresses: TraceAddresses,
     pub(crate) host_name: Domain,
     pub(crate) lifetime_secs: u64,
     limits: Arc<L>,
@@ -50,11 +56,23 @@ pub(crate) enum LoginRefusal {
 
 impl<S: Spool, L: Limits> Gate<S, L> {
     pub(crate) fn new(settings: &Settings, parts: Parts<S, L>) -> Arc<Self> {
-        let Parts { spool, limits, directory, observer, host_name, lifetime_secs, security: _ } = parts;
+        let Parts {
+            spool,
+            limits,
+            directory,
+            observer,
+            metrics,
+            trace_addresses,
+            host_name,
+            lifetime_secs,
+            security: _,
+        } = parts;
         Arc::new(Self {
             spool,
             directory: Directory::new(directory, settings.directory),
             observer,
+            metrics,
+            trace_addresses,
             host_name,
             lifetime_secs,
             limits,
@@ -75,9 +93,11 @@ impl<S: Spool, L: Limits> Gate<S, L> {
             let text = format!("too many failed logins; try again in {}", in_words(wait));
             return Err(LoginRefusal::Close(Reply::new(421, (4, 7, 0), text)));
         }
-        match self.directory.authenticate(user.clone(), password, client).await {
+        let authenticated = self.directory.authenticate(user.clone(), password, client);
+        match authenticated.instrument(spans::authenticate()).await {
             Ok(member) => {
                 self.limits.login_succeeded(&user, client);
+                self.metrics.logged_in();
                 Ok(member)
             }
             Err(LoginError::Wrong) => {
@@ -102,7 +122,8 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         from: &ReversePath,
         announced: Option<u64>,
     ) -> Result<Arc<Profile>, Reply> {
-        let profile = self.directory.profile(member).await.map_err(unknown_profile)?;
+        let profile = self.directory.profile(member).instrument(spans::authorize());
+        let profile = profile.await.map_err(unknown_profile)?;
         self.may_send(&profile, from, announced)?;
         Ok(profile)
     }
@@ -141,6 +162,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         match self.limits.take_quota(profile.account.as_str(), profile.recipients_per_day, 1).await {
             Quota::Taken(ticket) => Ok(ticket),
             Quota::Exhausted { resets_in } => {
+                self.metrics.quota_used_up();
                 let quota = profile.recipients_per_day.unwrap_or_default();
                 let wait = in_words(resets_in);
                 let text =
@@ -158,8 +180,9 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         intake.refusal().map_or(Ok(intake), Err)
     }
 
-    /// Tells the observer what a client is told.
+    /// Tells the observer what a client is told, and counts it.
     pub(crate) fn refused(&self, stage: Stage, member: Option<&Member>, client: IpAddr, reply: &Reply) {
+        self.metrics.refused(stage, reply);
         let account = member.map(Member::account);
         self.observer.refused(&Refused { stage, account, client: Some(client), reply });
     }

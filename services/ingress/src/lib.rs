@@ -24,8 +24,10 @@ mod directory;
 mod gate;
 mod intake;
 mod listener;
+mod metrics;
 mod observer;
 mod send;
+mod spans;
 mod stream;
 mod wire;
 
@@ -34,6 +36,7 @@ use std::sync::Arc;
 
 use limits::Limits;
 use proto::accounts::v1::directory_client::DirectoryClient;
+use runtime::telemetry::TraceAddresses;
 use runtime::tls::ServerTls;
 use smtp::address::Domain;
 use smtp::server::{AuthOffer, StartTls};
@@ -43,6 +46,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AuthPolicy, Config, Literals};
+pub use metrics::Metrics;
 pub use observer::{Accepted, LogObserver, Observer, Refused, Stage};
 pub use send::send_routes;
 
@@ -64,6 +68,10 @@ pub struct Parts<S, L> {
     pub directory: DirectoryClient<runtime::rpc::Client>,
     /// Is told what was accepted and refused.
     pub observer: Arc<dyn Observer>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// What traces tell of senders and recipients.
+    pub trace_addresses: TraceAddresses,
     /// Our name: in the greeting and in Received fields.
     pub host_name: Domain,
     /// Who may log in without TLS.
@@ -79,6 +87,8 @@ impl<S, L> Clone for Parts<S, L> {
             limits: Arc::clone(&self.limits),
             directory: self.directory.clone(),
             observer: Arc::clone(&self.observer),
+            metrics: self.metrics.clone(),
+            trace_addresses: self.trace_addresses,
             host_name: self.host_name.clone(),
             security: self.security,
             lifetime_secs: self.lifetime_secs,

@@ -13,11 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::admission::{Admission, Crowded, Place};
 use crate::config::Times;
 use crate::conversation::Conversation;
 use crate::gate::Gate;
+use crate::spans;
 use crate::stream::Stream;
 use crate::wire::Wire;
 
@@ -94,7 +96,10 @@ fn admit<S: Spool, L: Limits>(
 ) {
     let place = match doors.admission.admit(peer.ip()) {
         Ok(place) => place,
-        Err(crowded) => return turn_away(stream, opening, crowded),
+        Err(crowded) => {
+            doors.gate.metrics.turned_away(crowded);
+            return turn_away(stream, opening, crowded);
+        }
     };
     let session = open(Arc::clone(doors), stream, peer, opening, place, shutdown.child_token());
     sessions.spawn(async move {
@@ -123,6 +128,7 @@ async fn open<S: Spool, L: Limits>(
     place: Place,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let _counted = doors.gate.metrics.session();
     stream.set_nodelay(true)?;
     let client = peer.ip().to_canonical();
     let settings = if client.is_loopback() { &doors.nearby } else { &doors.distant };
@@ -136,5 +142,5 @@ async fn open<S: Spool, L: Limits>(
         (Opening::Tls, None) => return Ok(()),
     };
     let session = Session::new(Arc::clone(settings), security);
-    Conversation::new(doors, session, wire, client, place).run().await
+    Conversation::new(doors, session, wire, client, place).run().instrument(spans::session(client)).await
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mail::{AccountId, QueueId};
+use runtime::telemetry::trace_id;
 use smtp::address::ReversePath;
 use smtp::reply::Reply;
 
@@ -96,6 +97,7 @@ impl Observer for LogObserver {
             recipients = accepted.recipients,
             jobs = accepted.jobs,
             octets = accepted.octets,
+            trace_id = trace_id().map(tracing::field::display),
             receive_micros = u64::try_from(accepted.receive.as_micros()).unwrap_or(u64::MAX),
             store_micros = u64::try_from(accepted.store.as_micros()).unwrap_or(u64::MAX),
             "message accepted"
@@ -110,6 +112,7 @@ impl Observer for LogObserver {
             code = refused.reply.code(),
             enhanced_code = refused.reply.enhanced().map(tracing::field::display),
             reason = refused.reply.text(),
+            trace_id = trace_id().map(tracing::field::display),
             "refused"
         );
     }

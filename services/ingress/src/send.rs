@@ -9,6 +9,7 @@ use proto::accounts::v1::administration_client::AdministrationClient;
 use proto::accounts::v1::{GetAccountRequest, ListDomainsRequest};
 use proto::admin::v1::send_server::{Send as SendService, SendServer};
 use proto::admin::v1::{SubmitRequest, SubmitResponse};
+use runtime::telemetry::failed;
 use smtp::address::{Address, AddressError, ForwardPath, ReversePath, Utf8};
 use smtp::command::MailParams;
 use smtp::reply::Reply;
@@ -16,12 +17,14 @@ use smtp::server::StartTls;
 use spool::Spool;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+use tracing::field::display;
+use tracing::{Instrument as _, Span};
 
 use crate::acceptance::{Origin, Submission};
 use crate::config::Settings;
 use crate::directory::Profile;
 use crate::gate::Gate;
-use crate::{Config, Parts};
+use crate::{Config, Parts, spans};
 
 mod compose;
 
@@ -45,9 +48,21 @@ struct Service<S, L> {
 #[tonic::async_trait]
 impl<S: Spool, L: Limits> SendService for Service<S, L> {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        let span = spans::submission();
+        let taken = self.take(request.into_inner()).instrument(span.clone()).await;
+        if let Err(status) = &taken {
+            failed(&span, status.code().description());
+        }
+        taken.map(Response::new)
+    }
+}
+
+impl<S: Spool, L: Limits> Service<S, L> {
+    async fn take(&self, request: SubmitRequest) -> Result<SubmitResponse, Status> {
         let began = Instant::now();
-        let SubmitRequest { account, from, to, subject, text } = request.into_inner();
+        let SubmitRequest { account, from, to, subject, text } = request;
         let profile = self.profile(account).await?;
+        Span::current().record("mail.account", display(&profile.account));
         let from = address("from", &from)?;
         let to = to.iter().map(|text| address("to", text)).collect::<Result<Vec<_>, _>>()?;
         if to.is_empty() || to.len() > self.recipients_max {
@@ -77,14 +92,9 @@ impl<S: Spool, L: Limits> SendService for Service<S, L> {
             origin: Origin::Administrator,
         };
         let accepted = self.gate.accept(submission, tickets).await.map_err(|reply| status(&reply))?;
-        Ok(Response::new(SubmitResponse {
-            queue_id: accepted.queue_id.to_string(),
-            message_id: accepted.message_id,
-        }))
+        Ok(SubmitResponse { queue_id: accepted.queue_id.to_string(), message_id: accepted.message_id })
     }
-}
 
-impl<S, L> Service<S, L> {
     async fn profile(&self, account: String) -> Result<Profile, Status> {
         let mut accounts = self.accounts.clone();
         let account = accounts.get_account(GetAccountRequest { account }).await?.into_inner();

@@ -1,5 +1,6 @@
 //! The program: argument parsing and wiring, nothing else.
 
+mod admin;
 mod cli;
 mod commands;
 mod dev;

@@ -11,14 +11,17 @@ use limits::local::Local;
 use proto::accounts::v1::administration_client::AdministrationClient;
 use proto::accounts::v1::directory_client::DirectoryClient;
 use proto::accounts::v1::signing_client::SigningClient;
+use runtime::metrics::Registry;
 use runtime::rpc::{self, Listener, Token};
 use runtime::tls::ServerTls;
 use spool::Spool as _;
 use spool::embedded::{Embedded, Folders};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::admin;
 use crate::cli::Failure;
 use crate::site::{Process, Settings};
 
@@ -44,7 +47,7 @@ pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 
 /// `stagepost run`.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let _guard = runtime::telemetry::start(settings.process.log_format, settings.process.log.clone());
+    let _guard = settings.process.start_telemetry()?;
     let shutdown =
         runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
     let watch = Watch {
@@ -75,6 +78,7 @@ pub(crate) struct Site {
     accounts: Accounts,
     token: Token,
     socket: Listener,
+    admin: Option<TcpListener>,
     listeners: ingress::Listeners,
 }
 
@@ -88,6 +92,7 @@ impl Site {
         settings.delivery.check().map_err(|error| wrong(error.to_string()))?;
         let listeners =
             ingress::bind(&settings.ingress, tls.clone()).map_err(|error| wrong(error.to_string()))?;
+        let admin = admin::bind(process.admin_listen).await.map_err(wrong)?;
         make_state(&process.state)?;
         let token =
             Token::load_or_make(&token_path(&process.state)).map_err(|error| wrong(error.to_string()))?;
@@ -111,6 +116,7 @@ impl Site {
             accounts,
             token,
             socket,
+            admin,
             listeners,
             settings,
         })
@@ -133,16 +139,30 @@ impl Site {
     }
 
     fn start(self, ends: &Ends) -> Result<JoinSet<Ended>> {
-        let Self { settings, watch, host_name, tls, spool, limits, accounts, token, socket, listeners } =
-            self;
+        let Self {
+            settings,
+            watch,
+            host_name,
+            tls,
+            spool,
+            limits,
+            accounts,
+            token,
+            socket,
+            admin,
+            listeners,
+        } = self;
         let Settings { process, ingress, accounts: _, delivery, spool: _ } = settings;
         let own = rpc::connect(&rpc::Server::Unix(socket_path(&process.state)), &token);
         let client = accounts_client(&process, &token)?.unwrap_or_else(|| own.clone());
+        let mut registry = Registry::default();
         let ingress_parts = ingress::Parts {
             spool: Arc::clone(&spool),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(client.clone()),
             observer: watch.ingress,
+            metrics: ingress::Metrics::register(&mut registry),
+            trace_addresses: process.trace_addresses(),
             host_name: host_name.clone(),
             security: watch.auth,
             lifetime_secs: delivery.lifetime_secs(),
@@ -150,11 +170,15 @@ impl Site {
         let delivery_parts = delivery::Parts {
             spool: Arc::clone(&spool),
             limits,
-            signing: SigningClient::new(client),
+            signing: SigningClient::new(client.clone()),
             observer: watch.delivery,
+            metrics: delivery::Metrics::register(&mut registry),
+            trace_addresses: process.trace_addresses(),
             host_name,
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
+        delivery::show_queue(&mut registry, Arc::clone(&spool));
+        let health = admin::health(Arc::clone(&spool), client, ends.ingress.clone());
         let Ends { ingress: shutdown, delivery: deliver, calls } = ends.clone();
         let routes = merged([accounts.routes(), delivery::admin_routes(spool, calls.clone()), send]);
         let mut tasks = JoinSet::new();
@@ -163,6 +187,13 @@ impl Site {
             tasks.spawn(async move {
                 tls.watch(shutdown).await;
                 (Service::Tls, Ok(()))
+            });
+        }
+        if let Some(listener) = admin {
+            let shutdown = calls.clone();
+            tasks.spawn(async move {
+                runtime::admin::serve(listener, health, registry, shutdown).await;
+                (Service::Admin, Ok(()))
             });
         }
         tasks.spawn(async move {
@@ -207,7 +238,7 @@ impl Ends {
                     self.calls.cancel();
                 }
                 Service::Calls => self.ingress.cancel(),
-                Service::Tls => {}
+                Service::Tls | Service::Admin => {}
             }
         }
         result
@@ -220,6 +251,7 @@ type Ended = (Service, Result<()>);
 /// Which task ended.
 enum Service {
     Tls,
+    Admin,
     Calls,
     Delivery,
     Ingress,

@@ -1,11 +1,14 @@
 //! Settings that belong to the process, with those of every service.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use runtime::rpc::Server;
-use runtime::telemetry::{LogFilter, LogFormat};
+use runtime::telemetry::{Guard, LogFilter, LogFormat, OtlpEndpoint, TraceAddresses, TraceRatio, Traces};
 use smtp::address::Domain;
+
+use crate::cli::Failure;
 
 /// Where `stagepost run` keeps its state.
 pub(crate) const DEFAULT_STATE: &str = "/var/lib/stagepost";
@@ -50,15 +53,43 @@ pub(crate) struct Process {
     /// Token file for an account service of another process.
     #[arg(long, value_name = "FILE")]
     pub(crate) accounts_token_file: Option<PathBuf>,
+    /// Address that serves /livez, /readyz and /metrics by HTTP to whoever can reach it. By default there is none.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
     /// What is logged: a level (error, warn, info, debug, trace) or directives such as `info,delivery=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: LogFilter,
     /// How log lines look: `text` or `json`.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+    /// Collector that gets a trace of each message, by OTLP over gRPC: http://host:port. By default there are no traces.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
+    /// Which part of all traces is kept, from 0 to 1. A message's trace is kept or left out as a whole.
+    #[arg(long, value_name = "RATIO", default_value = "1")]
+    pub(crate) trace_ratio: TraceRatio,
+    /// Tell whole addresses of senders and recipients in traces; else only their domains are in there.
+    #[arg(long)]
+    pub(crate) trace_addresses: bool,
 }
 
 impl Process {
+    /// What traces tell of senders and recipients.
+    pub(crate) fn trace_addresses(&self) -> TraceAddresses {
+        if self.trace_addresses { TraceAddresses::Whole } else { TraceAddresses::DomainsOnly }
+    }
+
+    /// Starts logs and traces.
+    pub(crate) fn start_telemetry(&self) -> Result<Guard, Failure> {
+        let traces = self.otlp_endpoint.clone().map(|endpoint| Traces {
+            endpoint,
+            ratio: self.trace_ratio,
+            version: env!("CARGO_PKG_VERSION"),
+        });
+        runtime::telemetry::start(self.log_format, self.log.clone(), traces)
+            .map_err(|error| Failure::Configuration(error.to_string()))
+    }
+
     /// The host's name as configured, else as the system has it.
     ///
     /// # Errors

@@ -7,12 +7,15 @@ use smtp::reply::Reply;
 use smtp::server::{EnvelopeRecipient, Greeted, Question, Security, Verdict};
 use spool::Spool;
 use tokio::time::Instant;
+use tracing::field::display;
+use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
 use super::{Conversation, Duplicates, Message, Transaction};
 use crate::acceptance::{Client, Origin, Submission};
 use crate::gate::LoginRefusal;
 use crate::observer::Stage;
+use crate::spans;
 
 impl<S: Spool, L: Limits> Conversation<S, L> {
     pub(super) async fn answer(&mut self, question: Question) -> Verdict {
@@ -27,14 +30,21 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
             Question::Recipient { to, params: _ } => self.recipient(&to).await,
             Question::Body => self.body().await,
             Question::Message { flaws, octets: _, eight_bit } => {
+                let began = Instant::now();
+                let span =
+                    self.state.transaction.as_ref().map_or_else(Span::none, |begun| begun.span.clone());
                 let answer = match flaws {
                     Some(flaws) => Err(flaws.reply()),
-                    None => Box::pin(self.accept(eight_bit)).await,
+                    None => Box::pin(self.accept(eight_bit).instrument(span.clone())).await,
                 };
                 self.state.transaction = None;
+                self.doors.gate.metrics.answered(began.elapsed());
                 match answer {
-                    Ok(reply) => Verdict::YesWith(reply),
-                    Err(reply) => self.refuse(Stage::Message, reply),
+                    Ok(reply) => {
+                        spans::answered(&span, &reply);
+                        Verdict::YesWith(reply)
+                    }
+                    Err(reply) => self.refuse(Stage::Message, &span, reply),
                 }
             }
         }
@@ -48,15 +58,16 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
     ) -> Verdict {
         if acts_as.is_some_and(|other| other != user) {
             let text = "nobody acts as another user here; leave the authorization identity empty";
-            return self.refuse(Stage::Login, Reply::new(535, (5, 7, 8), text));
+            return self.refuse(Stage::Login, &Span::current(), Reply::new(535, (5, 7, 8), text));
         }
         match self.doors.gate.login(user, password, self.client).await {
             Ok(member) => {
                 self.place.logged_in();
+                Span::current().record("mail.account", display(member.account()));
                 self.state.member = Some(member);
                 Verdict::Yes
             }
-            Err(LoginRefusal::Reply(reply)) => self.refuse(Stage::Login, reply),
+            Err(LoginRefusal::Reply(reply)) => self.refuse(Stage::Login, &Span::current(), reply),
             Err(LoginRefusal::Close(reply)) => {
                 self.doors.gate.refused(Stage::Login, None, self.client, &reply);
                 Verdict::CloseWith(reply)
@@ -74,14 +85,16 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
         let Some(member) = &self.state.member else {
             return Verdict::Refuse(Reply::new(530, (5, 7, 0), "authentication required"));
         };
-        match self.doors.gate.sender(member, from, announced).await {
+        let gate = &self.doors.gate;
+        let span = spans::transaction(self.client, member, from, gate.trace_addresses);
+        match gate.sender(member, from, announced).instrument(span.clone()).await {
             Ok(profile) => {
                 let (tickets, duplicates) = (Vec::new(), Duplicates::None);
                 self.state.transaction =
-                    Some(Transaction { profile, tickets, announced, duplicates, message: None });
+                    Some(Transaction { span, profile, tickets, announced, duplicates, message: None });
                 Verdict::Yes
             }
-            Err(reply) => self.refuse(Stage::Sender, reply),
+            Err(reply) => self.refuse(Stage::Sender, &span, reply),
         }
     }
 
@@ -92,12 +105,18 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
             transaction.duplicates = Duplicates::Some;
             return Verdict::Yes;
         }
-        match self.doors.gate.recipient(&transaction.profile, to).await {
+        let gate = &self.doors.gate;
+        let taken = gate.recipient(&transaction.profile, to).instrument(transaction.span.clone()).await;
+        spans::recipient(&transaction.span, to, gate.trace_addresses, taken.as_ref().err());
+        match taken {
             Ok(ticket) => {
                 transaction.tickets.push(ticket);
                 Verdict::Yes
             }
-            Err(reply) => self.refuse(Stage::Recipient, reply),
+            Err(reply) => {
+                gate.refused(Stage::Recipient, self.state.member.as_ref(), self.client, &reply);
+                Verdict::Refuse(reply)
+            }
         }
     }
 
@@ -110,8 +129,9 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
                 Verdict::Yes
             }
             Err(reply) => {
+                let span = transaction.span.clone();
                 self.state.transaction = None;
-                self.refuse(Stage::Body, reply)
+                self.refuse(Stage::Body, &span, reply)
             }
         }
     }
@@ -121,7 +141,7 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
         let (Some(transaction), Some(envelope)) = (transaction, self.session.transaction()) else {
             return Err(out_of_order());
         };
-        let Transaction { profile, tickets, announced: _, duplicates, message } = transaction;
+        let Transaction { span: _, profile, tickets, announced: _, duplicates, message } = transaction;
         let Some(message) = message else { return Err(out_of_order()) };
         let (greeted, name) = self.session.greeted().unwrap_or((Greeted::Helo, ""));
         let submission = Submission {
@@ -147,8 +167,13 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
         Ok(Reply::new(250, (2, 0, 0), format!("queued as {}", accepted.queue_id)))
     }
 
-    fn refuse(&self, stage: Stage, reply: Reply) -> Verdict {
-        self.doors.gate.refused(stage, self.state.member.as_ref(), self.client, &reply);
+    /// `span`: what this is the end of; of a login it isn't the end.
+    fn refuse(&self, stage: Stage, span: &Span, reply: Reply) -> Verdict {
+        if stage != Stage::Login {
+            spans::answered(span, &reply);
+        }
+        let member = self.state.member.as_ref();
+        span.in_scope(|| self.doors.gate.refused(stage, member, self.client, &reply));
         Verdict::Refuse(reply)
     }
 }

@@ -1,13 +1,17 @@
-//! What every service needs around its work: calls between services, TLS from files, logs, signals, time and chance.
+//! What every service needs around its work: calls between services, TLS from files, logs, traces, metrics, health, signals,
+//! time and chance.
 //!
 //! ```text
 //! signals --token--> services        rpc::serve <--service token--> rpc::connect
-//! tls::ServerTls <--reload-- files   telemetry --> standard error
+//! tls::ServerTls <--reload-- files   telemetry --> standard error, OTLP
+//!                                    admin::serve <-- metrics::Registry, checks
 //! ```
 //!
 //! It knows nothing of mail, and it holds no configuration: callers pass what they decided.
 
+pub mod admin;
 pub mod clock;
+pub mod metrics;
 mod random;
 pub mod rpc;
 pub mod signals;

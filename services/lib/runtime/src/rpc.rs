@@ -20,6 +20,8 @@ use tonic::service::{Interceptor, InterceptorLayer, Routes};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::telemetry::{TRACEPARENT, current_traceparent, server_span};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TOKEN_FIELD: &str = "authorization";
 
@@ -137,13 +139,16 @@ impl Token {
     }
 }
 
-/// Adds the token to each call.
+/// Adds the token and the current span's context to each call.
 #[derive(Clone, Debug)]
 pub struct AttachToken(MetadataValue<Ascii>);
 
 impl Interceptor for AttachToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert(TOKEN_FIELD, self.0.clone());
+        if let Some(traceparent) = current_traceparent().and_then(|text| text.parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, traceparent);
+        }
         Ok(request)
     }
 }
@@ -209,7 +214,8 @@ impl Listener {
     }
 }
 
-/// Serves `routes` to callers that show the token, until `shutdown`; calls in progress are finished.
+/// Serves `routes` to callers that show the token, until `shutdown`; calls in progress are finished. A call goes on with its
+/// caller's trace.
 ///
 /// # Errors
 /// When the transport fails.
@@ -227,7 +233,13 @@ pub async fn serve(
             Err(_) => Err(Status::unauthenticated("the service token is missing or wrong; see --token-file")),
         }
     };
-    let server = tonic::transport::Server::builder().layer(InterceptorLayer::new(check)).add_routes(routes);
+    let server = tonic::transport::Server::builder()
+        .trace_fn(|request| {
+            let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+            server_span(request.uri().path(), traceparent)
+        })
+        .layer(InterceptorLayer::new(check))
+        .add_routes(routes);
     let ended = shutdown.cancelled_owned();
     match listener {
         Listener::Unix(listener, _file) => {

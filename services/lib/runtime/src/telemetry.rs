@@ -1,10 +1,45 @@
-//! Logs on standard error.
+//! Logs on standard error, and traces to a collector.
+//!
+//! ```text
+//! event ----------------------> logs, by the filter
+//! span of target TRACE -------> traces, when there is an endpoint and the ratio isn't 0; else no span is made at all:
+//!                               asking costs an atomic load
+//! ```
+
+mod context;
+mod export;
 
 use std::str::FromStr;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{LevelFilter, ParseError};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Metadata, Subscriber};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, ParseError, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, fmt};
+
+pub(crate) use context::TRACEPARENT;
+pub use context::{
+    SpanMark, TraceId, continue_from, current_traceparent, failed, link, server_span, trace_id,
+};
+pub use export::{
+    OtlpEndpoint, ParseOtlpEndpointError, ParseTraceRatioError, StartError, TraceRatio, Traces,
+};
+
+/// The target of spans, and of events in them, that belong to traces; nothing else is in a trace, and these aren't in the log.
+pub const TRACE: &str = "trace";
+
+/// Whether whole addresses of senders and recipients are told in spans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceAddresses {
+    /// Only their domains.
+    #[default]
+    DomainsOnly,
+    /// Also their local parts.
+    Whole,
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +110,56 @@ impl std::fmt::Display for LogFilter {
     }
 }
 
-/// Starts logging. Lines are written by a thread of their own, so that a slow terminal never stops mail; keep the guard until
-/// the end, it writes out what is left.
-pub fn start(format: LogFormat, LogFilter(filter): LogFilter) -> WorkerGuard {
+/// Starts logging and, where wanted, tracing, within a tokio runtime; once a process. Lines are written by a thread of their
+/// own, so that a slow terminal never stops mail. Keep the guard until the end: it writes out what is left of both.
+///
+/// # Errors
+/// When the collector's client can't be made. That the collector is away is none: it may come.
+pub fn start(format: LogFormat, filter: LogFilter, traces: Option<Traces>) -> Result<Guard, StartError> {
+    let (writer, lines) = NonBlockingBuilder::default().lossy(true).finish(std::io::stderr());
+    let Some(traces) = traces.filter(|traces| !traces.ratio.is_zero()) else {
+        tracing_subscriber::registry().with(logs(format, filter, writer)).init();
+        return Ok(Guard { traces: None, _lines: lines });
+    };
+    let provider = export::provider(&traces)?;
+    let spans =
+        export::layer(&provider).with_filter(filter_fn(is_of_trace).with_max_level_hint(LevelFilter::INFO));
+    tracing_subscriber::registry().with(spans).with(logs(format, filter, writer)).init();
+    Ok(Guard { traces: Some(provider), _lines: lines })
+}
+
+fn logs<S>(format: LogFormat, LogFilter(filter): LogFilter, writer: NonBlocking) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = fmt::layer().with_writer(writer);
+    let layer = match format {
+        LogFormat::Text => layer.with_ansi(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    };
     // It was parsed when it was read, so that nothing is lost by leaving out what can't be.
-    let filter = EnvFilter::builder().parse_lossy(filter);
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).finish(std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).init(),
+    let wanted = EnvFilter::builder().parse_lossy(filter);
+    let others = filter_fn(|metadata| !is_of_trace(metadata)).with_max_level_hint(LevelFilter::TRACE);
+    layer.with_filter(wanted.and(others))
+}
+
+fn is_of_trace(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == TRACE
+}
+
+/// Writes out what is left when it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    traces: Option<SdkTracerProvider>,
+    _lines: WorkerGuard,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.traces.take().map(export::end) {
+            tracing::warn!(%error, "the last spans didn't reach the collector");
+        }
     }
-    guard
 }
 
 #[cfg(test)]
@@ -101,5 +174,17 @@ mod tests {
         for text in ["shout", "info,shout", "delivery=shout", ""] {
             assert!(text.parse::<LogFilter>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn where_only_logs_are_wanted_no_span_is_made_and_none_is_logged() {
+        let (writer, _lines) = NonBlockingBuilder::default().finish(std::io::sink());
+        let subscriber =
+            tracing_subscriber::registry().with(logs(LogFormat::Json, LogFilter("trace".into()), writer));
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(tracing::info_span!(target: TRACE, "work").is_disabled());
+            assert!(!tracing::enabled!(target: TRACE, tracing::Level::ERROR));
+            assert!(tracing::enabled!(target: "delivery", tracing::Level::TRACE));
+        });
     }
 }

@@ -129,6 +129,8 @@ impl<S: Spool> Site<S> {
         let events_lost = Arc::new(AtomicUsize::new(0));
         let spool = Arc::new(spool);
         let parts = Parts {
+            metrics: delivery::Metrics::default(),
+            trace_addresses: runtime::telemetry::TraceAddresses::DomainsOnly,
             spool: Arc::clone(&spool),
             limits: Arc::new(Local::in_memory()),
             signing: SigningClient::new(client),

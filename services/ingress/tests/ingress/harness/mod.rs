@@ -72,6 +72,8 @@ impl Site {
         let accounts = Arc::new(Accounts::default());
         let (store, limits) = (Arc::new(Store::default()), Arc::new(Local::in_memory()));
         let parts = Parts {
+            metrics: ingress::Metrics::default(),
+            trace_addresses: runtime::telemetry::TraceAddresses::DomainsOnly,
             spool: Arc::clone(&store),
             limits: Arc::clone(&limits),
             directory: DirectoryClient::new(rpc_client.clone()),
