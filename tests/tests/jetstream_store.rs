@@ -45,6 +45,8 @@ impl Server {
             partitions: 4,
             lanes: self.setup.lanes,
             octets_max: self.setup.octets_max,
+            events_age: Duration::from_secs(3_600),
+            events_octets: 0,
             lease: Duration::from_secs(LEASE_SECS),
         };
         let clock = Arc::clone(&self.clock);

@@ -135,6 +135,15 @@ async fn lease_one<S: Spool>(spool: &S) -> S::Lease {
     leases.remove(0)
 }
 
+/// So many jobs; a lease may give fewer than are ready.
+async fn leases_of<S: Spool>(spool: &S, count: usize) -> Vec<S::Lease> {
+    let mut leases = Vec::new();
+    while leases.len() < count {
+        leases.extend(lease(spool, count - leases.len()).await);
+    }
+    leases
+}
+
 /// All octets that a lease gives.
 async fn read<L: Lease>(lease: &L) -> Vec<u8> {
     let mut octets = Vec::new();

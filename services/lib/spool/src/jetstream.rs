@@ -5,7 +5,7 @@
 //! retry   --> RETRY sched --its time--> RETRY due --lease--> ack
 //! hold    --> RETRY held  --release---> RETRY due
 //! reports --> RETRY due
-//! what can't be read --> DEAD
+//! what happened --> EVENTS      what can't be read --> DEAD
 //! ```
 //!
 //! A settlement writes what comes next, and then removes what was leased. If it ends in between, whoever leases the job again
@@ -20,6 +20,7 @@ mod api;
 mod body;
 mod control;
 mod durability;
+mod events;
 mod fetch;
 mod job;
 mod lease;
@@ -41,6 +42,7 @@ use mail::{JobId, QueueId, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use events::{JetStreamEventReader, JetStreamEvents};
 pub use lease::JetStreamLease;
 pub use settings::{Config, Connection, Durability, Settings};
 
@@ -56,7 +58,10 @@ use self::ready::Ready;
 use self::setup::Layout;
 use self::space::Space;
 use self::tidy::Later;
-use crate::{AcceptError, ContentError, Entry, NewMessage, Query, Selection, SettleError, Spool, Summary};
+use crate::{
+    AcceptError, ContentError, Entry, EventLog as _, NewMessage, Query, Selection, SettleError, Spool,
+    Summary,
+};
 
 /// Tells the time, in milliseconds of Unix time.
 pub type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
@@ -118,6 +123,7 @@ pub enum OpenError {
 /// A queue in JetStream. Dropping it ends its tasks; leases that are left lapse.
 pub struct JetStream {
     core: Arc<Core>,
+    events: JetStreamEvents,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -132,6 +138,8 @@ struct Core {
     bursts: Bursts,
     leases: Leases,
     ready: Mutex<Ready>,
+    /// How many fetched jobs are being looked at twice.
+    looking: std::sync::atomic::AtomicUsize,
     /// Rung when jobs are ready.
     arrived: Notify,
     /// Rung when somebody asks for jobs.
@@ -233,6 +241,7 @@ impl JetStream {
             bursts: Bursts::new(),
             leases: Leases::default(),
             ready: Mutex::default(),
+            looking: std::sync::atomic::AtomicUsize::new(0),
             arrived: Notify::new(),
             wanted: Notify::new(),
             wanted_at: std::sync::atomic::AtomicU64::new(0),
@@ -259,7 +268,9 @@ impl JetStream {
         tasks.spawn(control::greet(Arc::clone(&core)));
         tasks.spawn(tidy::run(Arc::clone(&core), to_do));
         tasks.spawn(tidy::measure(Arc::clone(&core)));
-        Ok(Self { core, tasks: Mutex::new(tasks) })
+        let (events, writer) = JetStreamEvents::new(Arc::clone(&core));
+        tasks.spawn(writer);
+        Ok(Self { core, events, tasks: Mutex::new(tasks) })
     }
 }
 
@@ -285,6 +296,11 @@ fn check_instance(name: &str) -> Result<(), OpenError> {
 
 impl Spool for JetStream {
     type Lease = JetStreamLease;
+    type Events = JetStreamEvents;
+
+    fn events(&self) -> &JetStreamEvents {
+        &self.events
+    }
 
     async fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         accept::accept(&self.core, message).await
@@ -323,6 +339,10 @@ impl Spool for JetStream {
     }
 
     async fn close(&self) {
+        // Events that were noted are kept first.
+        if let Err(error) = self.events.append(Vec::new()).await {
+            tracing::warn!(%error, "the last events may be lost");
+        }
         self.core.closed.store(true, Ordering::SeqCst);
         // What nobody asked for is another worker's at once.
         let unasked = self.core.ready().take(usize::MAX);

@@ -4,7 +4,7 @@ use mail::JobId;
 use smtp::address::Host;
 
 use super::sample::{account_id, message, recipients, simple};
-use super::{Setup, Stage, lease, lease_one, must};
+use super::{Setup, Stage, lease, lease_one, leases_of, must};
 use crate::{AcceptError, EntryState, Lease, Query, Retry, Selection, SettleError, Spool, StateName};
 
 /// Over a kill, whether they were ready, waiting, or held by their worker.
@@ -33,7 +33,7 @@ pub async fn held_jobs_stay_held_until_released<S: Stage>(stage: &mut S) {
     assert_eq!(spool.release(account).await, Ok(3));
     stage.kill(spool).await;
     spool = stage.open(Setup::default()).await;
-    assert_eq!(lease(&spool, 9).await.len(), 3);
+    assert_eq!(leases_of(&spool, 3).await.len(), 3);
 }
 
 /// A hold waits for the worker.
@@ -42,7 +42,7 @@ pub async fn a_leased_job_is_held_when_it_comes_back<S: Stage>(stage: &mut S) {
     for number in 0..3 {
         must(spool.accept(simple(number, "a", stage.now())).await, "accept");
     }
-    let mut leases = lease(&spool, 3).await;
+    let mut leases = leases_of(&spool, 3).await;
     must(spool.hold(Selection::Account(account_id("a")), "wait".into()).await, "hold");
     assert_eq!(spool.summary(0).await.leased, 3);
     if let (Some(ends), Some(waits), Some(drops)) = (leases.pop(), leases.pop(), leases.pop()) {
@@ -175,8 +175,7 @@ pub async fn a_closed_store_says_so<S: Stage>(stage: &mut S) {
     assert_eq!(held.done(Vec::new()).await, Err(SettleError::Closed));
     stage.kill(spool).await;
     let spool = stage.open(Setup::default()).await;
-    let leases = lease(&spool, 9).await;
-    assert_eq!(leases.len(), 2);
+    let leases = leases_of(&spool, 2).await;
     for lease in leases {
         // A store that can't tell may suspect more.
         assert!(lease.job().redelivered || lease.job().id != id, "{}", lease.job().id);

@@ -130,7 +130,9 @@ pub(super) async fn look(core: &Arc<Core>, query: Query) -> Result<Vec<Entry>, C
                     }
                     StateName::Held => EntryState::Held,
                 };
-                entries.push(Entry { job: record.job, state });
+                let mut job = record.job;
+                job.deferred = record.hold.or(job.deferred);
+                entries.push(Entry { job, state });
             }
             if entries.len() == limit {
                 return Ok(entries);
@@ -197,6 +199,9 @@ pub(super) async fn summary(core: &Arc<Core>, hosts_max: usize) -> Summary {
             summary.ready = jobs.saturating_sub(held + summary.waiting + leased);
         }
         Err(error) => summary.damage.push(format!("the queue can't be counted just now: {error}")),
+    }
+    if let Err(error) = core.space.measure(&core.api, &core.names).await {
+        tracing::debug!(%error, "can't see how much room NATS has");
     }
     summary.disk_octets = core.space.disk_octets();
     if hosts_max > 0 {
@@ -351,7 +356,6 @@ async fn hold_one(
             record.body = Body::Chunks(super::body::CHUNK);
         }
     }
-    record.job.deferred = Some(reason.to_owned());
     let predecessor = Some(place.clone());
     let held = Record { due_at: None, hold: Some(reason.to_owned()), predecessor, written_at: now, ..record };
     let to = Spot { kind: Kind::Held, ..spot };

@@ -211,7 +211,13 @@ impl Api {
     }
 
     /// Up to `most` records of a subject that follow, as any replica knows them (ADR-31).
-    pub(super) async fn range(&self, stream: &str, subject: &str, after: &After, most: u32) -> Result<Vec<Stored>, ApiError> {
+    pub(super) async fn range(
+        &self,
+        stream: &str,
+        subject: &str,
+        after: &After,
+        most: u32,
+    ) -> Result<Vec<Stored>, ApiError> {
         let mut body = json!({ "next_by_subj": subject, "batch": most });
         match after {
             After::Sequence(sequence) => body["seq"] = json!(sequence + 1),

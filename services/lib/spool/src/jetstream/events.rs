@@ -3,14 +3,15 @@
 //! One task writes: what came in while the last write was on its way goes with the next one, a record a shard. A message's
 //! events are all in one shard. Readers ask for the records that follow, so that nothing has to be kept for them on the server.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mail::{Event, QueueId};
 use prost::Message as _;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Core;
 use super::api::{After, Outgoing, PATIENCE};
@@ -20,7 +21,7 @@ use crate::{EventError, EventLog, EventQuery, EventReader, Follow};
 /// Parts of the log; a message's events are in one.
 const SHARDS: u128 = 16;
 /// Events of a record at most.
-const RECORD_MAX: usize = 200;
+const RECORD_MAX: usize = 50;
 /// Events that wait for NATS at most, when nobody waits for them.
 const NOTED_MAX: usize = 20_000;
 /// How long noted events wait for others.
@@ -42,14 +43,14 @@ struct Request {
 pub struct JetStreamEvents {
     core: Arc<Core>,
     requests: mpsc::UnboundedSender<Request>,
-    noted: Arc<Mutex<usize>>,
+    noted: Arc<AtomicUsize>,
 }
 
 impl JetStreamEvents {
     /// The log, and the task that writes it.
     pub(super) fn new(core: Arc<Core>) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (requests, received) = mpsc::unbounded_channel();
-        let noted = Arc::new(Mutex::new(0));
+        let noted = Arc::new(AtomicUsize::new(0));
         let writer = write(Arc::clone(&core), received, Arc::clone(&noted));
         (Self { core, requests, noted }, writer)
     }
@@ -65,12 +66,14 @@ impl EventLog for JetStreamEvents {
     }
 
     fn note(&self, events: Vec<Event>) {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if *noted + events.len() > NOTED_MAX {
-            tracing::warn!(events = events.len(), "events are lost: NATS doesn't take them, and too many wait");
+        if self.noted.fetch_add(events.len(), Ordering::SeqCst) > NOTED_MAX {
+            self.noted.fetch_sub(events.len(), Ordering::SeqCst);
+            tracing::warn!(
+                events = events.len(),
+                "events are lost: NATS doesn't take them, and too many wait"
+            );
             return;
         }
-        *noted += events.len();
         // After the end nobody writes any more.
         let _ = self.requests.send(Request { events, written: None });
     }
@@ -78,9 +81,11 @@ impl EventLog for JetStreamEvents {
     async fn read(&self, query: EventQuery) -> Result<JetStreamEventReader, EventError> {
         let core = Arc::clone(&self.core);
         let stream = core.names.events();
-        let info = core.api.info(&stream).await.map_err(|error| EventError::Unavailable(error.to_string()))?;
+        let info =
+            core.api.info(&stream).await.map_err(|error| EventError::Unavailable(error.to_string()))?;
         let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
-        let since = query.messages.iter().map(|id| id.time()).min().map_or(query.since, |at| at.max(query.since));
+        let since =
+            query.messages.iter().map(|id| id.time()).min().map_or(query.since, |at| at.max(query.since));
         let start = mail::Timestamp(since.0.saturating_sub(SKEW_MS));
         let mut shards: Vec<u128> = query.messages.iter().map(|id| shard(*id)).collect();
         shards.sort_unstable();
@@ -90,7 +95,14 @@ impl EventLog for JetStreamEvents {
             _ => core.names.event("*"),
         };
         let ends_with = (query.follow == Follow::UntilNow).then_some(last);
-        Ok(JetStreamEventReader { core, query, subject, after: After::Time(start), ends_with, ended: last == 0 && ends_with.is_some() })
+        Ok(JetStreamEventReader {
+            core,
+            query,
+            subject,
+            after: After::Time(start),
+            ends_with,
+            ended: last == 0 && ends_with.is_some(),
+        })
     }
 }
 
@@ -99,33 +111,32 @@ fn shard(queue_id: QueueId) -> u128 {
 }
 
 /// Writes what comes in until the store ends.
-async fn write(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>, noted: Arc<Mutex<usize>>) {
-    let mut kept = Vec::new();
+async fn write(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>, noted: Arc<AtomicUsize>) {
+    // Notes that NATS didn't take go with the next write; a reader drops what it sees twice.
+    let mut kept: Vec<Event> = Vec::new();
     while let Some(first) = requests.recv().await {
-        let mut waiting = Vec::new();
-        let mut events: Vec<Event> = std::mem::take(&mut kept);
-        let mut fresh_notes = 0;
-        let mut add = |request: Request, events: &mut Vec<Event>| {
-            match request.written {
-                Some(written) => waiting.push(written),
-                None => fresh_notes += request.events.len(),
-            }
-            events.extend(request.events);
-        };
         if first.written.is_none() {
             tokio::time::sleep(GATHER).await;
         }
-        add(first, &mut events);
-        while let Ok(request) = requests.try_recv() {
-            add(request, &mut events);
+        let mut notes = std::mem::take(&mut kept);
+        let mut events = notes.clone();
+        let mut waiting = Vec::new();
+        let mut next = Some(first);
+        while let Some(Request { events: some, written }) = next {
+            match written {
+                Some(written) => waiting.push(written),
+                None => notes.extend(some.iter().cloned()),
+            }
+            events.extend(some);
+            next = requests.try_recv().ok();
         }
         let stored = store(&core, &events).await;
-        if stored.is_ok() || waiting.is_empty() && core.is_closed() {
-            *noted.lock().unwrap_or_else(PoisonError::into_inner) = 0_usize.max(requests.len());
-        } else if fresh_notes > 0 {
-            // Those that nobody waits for go with the next write; a reader drops what it sees twice.
-            kept = events;
-            kept.truncate(NOTED_MAX);
+        match &stored {
+            Ok(()) => drop(noted.fetch_sub(notes.len(), Ordering::SeqCst)),
+            Err(error) => {
+                tracing::debug!(%error, "events wait");
+                kept = notes;
+            }
         }
         for written in waiting {
             let _ = written.send(stored.clone());
@@ -205,7 +216,8 @@ impl EventReader for JetStreamEventReader {
 impl JetStreamEventReader {
     /// The events of a record that were asked for.
     fn events(&self, stored: &super::api::Stored) -> Vec<Event> {
-        let batch = proto::events::v1::Batch::decode(stored.payload.clone()).map_err(|error| error.to_string());
+        let batch =
+            proto::events::v1::Batch::decode(stored.payload.clone()).map_err(|error| error.to_string());
         let events = batch.and_then(|batch| batch_from_wire(batch).map_err(|error| error.to_string()));
         let mut events = events.unwrap_or_else(|error| {
             tracing::warn!(sequence = stored.sequence, error, "events that can't be read are left out");

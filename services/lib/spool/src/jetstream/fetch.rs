@@ -182,7 +182,8 @@ impl Fetcher {
         }
         let Some(ack) = message.reply.as_ref().map(ToString::to_string) else { return };
         let Some(delivered) = delivered(&ack) else { return };
-        if let Some(place) = self.places.get(&(delivered.stream.clone(), delivered.consumer.clone())).copied() {
+        if let Some(place) = self.places.get(&(delivered.stream.clone(), delivered.consumer.clone())).copied()
+        {
             let source = &mut self.sources[place];
             source.outstanding = source.outstanding.saturating_sub(1);
             if source.outstanding == 0 {
@@ -215,6 +216,7 @@ impl Fetcher {
             return;
         }
         let core = Arc::clone(&self.core);
+        core.looking.fetch_add(1, Ordering::SeqCst);
         self.looking.spawn(async move {
             let ack = fetched.ack.clone();
             match look_twice(&core, &fetched, suspect, precedes).await {
@@ -228,6 +230,7 @@ impl Fetcher {
                     core.later(Later::GiveBack { ack });
                 }
             }
+            core.looking.fetch_sub(1, Ordering::SeqCst);
         });
     }
 
@@ -405,8 +408,13 @@ mod tests {
 
     #[test]
     fn a_reply_subject_tells_which_message_it_is_about() {
-        let expected =
-            Some(Delivered { stream: "S".into(), consumer: "C".into(), times: 2, sequence: 30, stored_ms: 1_700_000_000_000 });
+        let expected = Some(Delivered {
+            stream: "S".into(),
+            consumer: "C".into(),
+            times: 2,
+            sequence: 30,
+            stored_ms: 1_700_000_000_000,
+        });
         assert_eq!(delivered("$JS.ACK.S.C.2.30.4.1700000000000000000.5"), expected);
         assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5"), expected);
         assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5.token"), expected);

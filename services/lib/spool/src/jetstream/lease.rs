@@ -20,6 +20,8 @@ use crate::{Content, ContentError, Lease, Retry, SettleError};
 const ACK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lease waits for more jobs than the first, so that accounts have their turns.
 const GATHER: Duration = Duration::from_millis(3);
+/// The same while jobs are being looked at twice.
+const GATHER_LOOKED_AT: Duration = Duration::from_millis(50);
 /// More jobs than this are not waited for.
 const GATHER_MAX: usize = 16;
 /// A worker that waits says so again after this time.
@@ -116,16 +118,19 @@ pub(super) async fn lease(core: &Arc<Core>, max: usize) -> Vec<JetStreamLease> {
     let mut primed = core.primed.subscribe();
     ask(core);
     let _ = tokio::time::timeout(PRIME, primed.wait_for(|primed| *primed)).await;
-    let mut gathered = false;
+    let mut gathered = None;
     loop {
         let mut arrived = std::pin::pin!(core.arrived.notified());
         arrived.as_mut().enable();
         ask(core);
         let there = core.ready().len();
-        if there > 0 && there < max.min(GATHER_MAX) && !gathered {
-            gathered = true;
-            tokio::time::sleep(GATHER).await;
-            continue;
+        if (1..max.min(GATHER_MAX)).contains(&there) {
+            let since = *gathered.get_or_insert_with(Instant::now);
+            let most = if core.looking.load(Ordering::SeqCst) > 0 { GATHER_LOOKED_AT } else { GATHER };
+            if since.elapsed() < most {
+                tokio::time::sleep(GATHER).await;
+                continue;
+            }
         }
         let taken = if core.is_closed() { Vec::new() } else { core.ready().take(max) };
         let leases: Vec<_> =
@@ -334,7 +339,6 @@ impl JetStreamLease {
 
     async fn hold_as(mut self, reason: String, report: Option<Outgoing>) -> Result<(), SettleError> {
         self.move_beside(Kept::UntilReleased).await?;
-        self.record.job.deferred = Some(reason.clone());
         let record = self.successor(None, Some(reason));
         self.settle_as(Kind::Held, record, report).await
     }
@@ -486,8 +490,7 @@ impl Drop for JetStreamLease {
         let later = match (self.mark(), &self.record.body, self.parked()) {
             // Content that travels along goes with the record: a held one may carry it.
             (Some(Mark::Hold(reason)), _, _) => {
-                let mut record = self.successor(None, Some(reason.clone()));
-                record.job.deferred = Some(reason);
+                let record = self.successor(None, Some(reason));
                 Later::Hold { spot: self.spot, record: Box::new(record), place: self.place() }
             }
             (_, _, Some(sequence)) => {

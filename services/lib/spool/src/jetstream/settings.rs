@@ -44,6 +44,12 @@ pub struct Config {
     /// Octets that the queue may take in NATS; 0 for as many as NATS has.
     #[arg(long, default_value_t = 0)]
     pub nats_bytes_max: u64,
+    /// Hours that events are kept.
+    #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..))]
+    pub nats_events_hours_max: u64,
+    /// Octets of events that are kept, 0 for as many as come within their hours.
+    #[arg(long, default_value_t = 1 << 30)]
+    pub nats_events_bytes_max: u64,
     /// Seconds after which a job is taken from a worker that gives no sign of life.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(4..))]
     pub nats_lease_secs: u64,
@@ -88,6 +94,10 @@ pub struct Settings {
     pub lanes: u16,
     /// Octets at most, 0 for what NATS has.
     pub octets_max: u64,
+    /// How long events are kept.
+    pub events_age: Duration,
+    /// How many octets of them, 0 for no limit.
+    pub events_octets: u64,
     /// How long a lease lasts without a touch.
     pub lease: Duration,
 }
@@ -107,6 +117,8 @@ impl Config {
             nats_partitions,
             nats_lanes,
             nats_bytes_max,
+            nats_events_hours_max,
+            nats_events_bytes_max,
             nats_lease_secs,
         } = self.clone();
         Settings {
@@ -122,6 +134,8 @@ impl Config {
             partitions: nats_partitions,
             lanes: nats_lanes,
             octets_max: nats_bytes_max,
+            events_age: Duration::from_secs(3_600 * nats_events_hours_max),
+            events_octets: nats_events_bytes_max,
             lease: Duration::from_secs(nats_lease_secs),
         }
     }

@@ -38,6 +38,7 @@ pub(super) async fn prepare(
             ensure(&context, config).await?;
         }
     }
+    ensure(&context, events(names, settings)).await?;
     ensure(&context, dead(names, settings)).await?;
     let layout = discover(client, names, settings).await?;
     let wanted = layout
@@ -128,6 +129,25 @@ fn streams(names: &Names, settings: &Settings, partition: u16) -> [Config; 3] {
     ]
 }
 
+fn events(names: &Names, settings: &Settings) -> Config {
+    Config {
+        name: names.events(),
+        subjects: vec![names.event("*")],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        num_replicas: settings.replicas.into(),
+        // The oldest go.
+        discard: DiscardPolicy::Old,
+        max_age: settings.events_age,
+        max_bytes: match settings.events_octets {
+            0 => -1,
+            octets => i64::try_from(octets).unwrap_or(i64::MAX),
+        },
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
 fn dead(names: &Names, settings: &Settings) -> Config {
     Config {
         name: names.dead(),
@@ -151,8 +171,12 @@ async fn ensure(context: &Context, wanted: Config) -> Result<(), OpenError> {
         return context.create_stream(&wanted).await.map(drop).map_err(|error| failed(&error));
     };
     let found = &existing.cached_info().config;
-    let mut config =
-        Config { num_replicas: wanted.num_replicas, max_bytes: wanted.max_bytes, ..found.clone() };
+    let mut config = Config {
+        num_replicas: wanted.num_replicas,
+        max_bytes: wanted.max_bytes,
+        max_age: wanted.max_age,
+        ..found.clone()
+    };
     let lanes =
         |config: &Config| config.metadata.get("stagepost-lanes").and_then(|text| text.parse::<u16>().ok());
     if lanes(&wanted) > lanes(found) {
