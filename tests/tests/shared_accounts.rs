@@ -1,5 +1,6 @@
 //! Accounts of several replicas on NATS: one truth, whoever is asked, and answers while NATS is away.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
+#![allow(clippy::print_stdout, reason = "what was measured is worth seeing, and not worth failing for")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use tests::nats::Nats;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 /// How long it may take until a change is seen elsewhere; what it takes is printed.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
@@ -82,6 +86,14 @@ impl Replica {
 
     async fn update(&self, change: UpdateAccountRequest) -> Result<Account, Status> {
         self.office().update_account(change).await.map(tonic::Response::into_inner)
+    }
+
+    /// What its health is said to be, to whoever watches it from now on.
+    async fn health(&self, service: &str) -> ServingStatus {
+        let request = HealthCheckRequest { service: service.into() };
+        let mut watch =
+            HealthClient::new(self.0.routes().prepare()).watch(request).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap().status()
     }
 
     async fn create_credential(&self, account: &str, user: &str) -> Result<String, Status> {
@@ -264,10 +276,13 @@ async fn while_nats_is_away_answers_go_on_and_changes_fail_clearly() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("NATS is away"), "{}", refused.message());
     assert!(replica.account("other").await.is_none());
+    assert_eq!(replica.health("stagepost.accounts.v1.Directory").await, ServingStatus::Serving);
+    assert_eq!(replica.health("stagepost.accounts.v1.Administration").await, ServingStatus::NotServing);
 
     site.nats.restart();
     let back = until("it is ready again", BACK_WITHIN, async || replica.0.ready().is_ok()).await;
     println!("ready {back:?} after NATS was started again");
+    assert_eq!(replica.health("stagepost.accounts.v1.Administration").await, ServingStatus::Serving);
     assert!(replica.account("other").await.is_none(), "what failed isn't made later");
     replica.create("other").await.unwrap();
     assert!(site.open().await.account("other").await.is_some());
@@ -335,4 +350,37 @@ async fn the_bucket_is_one_for_nats_own_tools_and_survives_a_restart() {
     let replica = site.open().await;
     assert_eq!(replica.account("shop").await, Some(made));
     assert!(replica.login(&secret).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_there_is_brought_up_to_date_and_never_made_anew() {
+    let site = Site::single();
+    let context = site.context(&site.nats.url()).await;
+    let plain = jetstream::kv::Config {
+        bucket: "test-accounts".into(),
+        description: "ours".into(),
+        ..Default::default()
+    };
+    context.create_key_value(plain).await.unwrap().put("later/kind", "kept".into()).await.unwrap();
+    let replica = site.open().await;
+    replica.create("shop").await.unwrap();
+    let delete = DeleteAccountRequest { account: "shop".into(), ..Default::default() };
+    replica.create_credential("shop", "app").await.unwrap();
+    replica.office().delete_account(delete).await.unwrap();
+    let stream = context.get_stream("KV_test-accounts").await.unwrap();
+    let config = &stream.cached_info().config;
+    assert_eq!((config.description.as_deref(), config.allow_atomic_publish), (Some("ours"), true));
+    let bucket = context.get_key_value("test-accounts").await.unwrap();
+    assert_eq!(bucket.get("later/kind").await.unwrap().unwrap(), "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_is_refused_at_the_start() {
+    let site = Site::single();
+    let settings = || Settings { sealing_key: Some(site.key(KEY)), spf: "a:mail.example.net".into() };
+    let context = site.context(&site.nats.url()).await;
+    let replicated = Accounts::open_shared(context.clone(), "test", 3, settings()).await.err().unwrap();
+    assert!(replicated.to_string().contains("replicas"), "{replicated}");
+    let named = Accounts::open_shared(context, "a.b", 1, settings()).await.err().unwrap();
+    assert!(named.to_string().contains("letters, digits"), "{named}");
 }

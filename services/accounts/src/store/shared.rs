@@ -279,7 +279,9 @@ impl Trouble {
         use async_nats::jetstream::ErrorCode;
         // No peers: a cluster that forms; the name exists: another replica made it at this moment.
         let soon = [ErrorCode::CLUSTER_NO_PEERS, ErrorCode::STREAM_NAME_EXIST].contains(&error.error_code());
-        if soon || error.code() >= 500 {
+        // One server alone never replicates, and says so as if it were its fault.
+        let never = error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED;
+        if soon || error.code() >= 500 && !never {
             Self::Passing(error.to_string())
         } else {
             Self::Lasting(error.to_string())
