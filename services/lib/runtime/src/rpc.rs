@@ -1,6 +1,9 @@
 //! gRPC between services and from commands: over a Unix socket, TCP or TLS, always with a service token.
 
 mod spread;
+mod transport;
+
+pub use transport::Transport;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -8,15 +11,12 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::Uri;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,14 +25,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::service::{Interceptor, InterceptorLayer, Routes};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use self::spread::Spread;
 use crate::tls::{ClientTls, ServerTls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -182,63 +179,6 @@ pub fn connect(server: &Server, token: &Token) -> Client {
 /// The same, with authorities and a certificate of our own for `https`.
 pub fn connect_tls(server: &Server, token: &Token, tls: &ClientTls) -> Client {
     InterceptedService::new(Transport::new(server, Ok(tls.clone())), AttachToken(token.field()))
-}
-
-/// What carries the calls of a [`Client`].
-#[derive(Clone, Debug)]
-pub struct Transport(Way);
-
-#[derive(Clone, Debug)]
-enum Way {
-    Socket(Channel),
-    Spread(Spread),
-}
-
-impl Transport {
-    fn new(server: &Server, tls: Result<ClientTls, String>) -> Self {
-        Self(match server {
-            Server::Unix(path) => Way::Socket(socket_channel(path)),
-            Server::Tcp(uri) => Way::Spread(Spread::new(uri, None)),
-            Server::Tls(uri) => Way::Spread(Spread::new(uri, Some(tls))),
-        })
-    }
-}
-
-fn socket_channel(path: &Path) -> Channel {
-    let path: Arc<Path> = path.into();
-    // The URI is never looked up: the connector knows where to go.
-    Endpoint::from_static("http://stagepost").connect_timeout(CONNECT_TIMEOUT).connect_with_connector_lazy(
-        tower::service_fn(move |_| {
-            let path = Arc::clone(&path);
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }),
-    )
-}
-
-impl tower::Service<hyper::Request<Body>> for Transport {
-    type Response = hyper::Response<Body>;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        match &mut self.0 {
-            Way::Socket(channel) => channel.poll_ready(context).map_err(Into::into),
-            Way::Spread(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
-        match &mut self.0 {
-            Way::Socket(channel) => {
-                let answer = channel.call(request);
-                Box::pin(async move { answer.await.map_err(Into::into) })
-            }
-            Way::Spread(spread) => {
-                let spread = spread.clone();
-                Box::pin(async move { spread.call(request).await.map_err(Into::into) })
-            }
-        }
-    }
 }
 
 /// A bound listener.

@@ -7,7 +7,8 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::super::{Listener, Token, Transport, Way, serve};
+use super::super::transport::Way;
+use super::super::{Listener, Token, Transport, serve};
 use super::*;
 
 const SOON: Duration = Duration::from_secs(30);
