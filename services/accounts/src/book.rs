@@ -1,16 +1,17 @@
 //! Everything that is kept, in memory, with the ways by which it is found.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smtp::address::Domain as Name;
 
-use crate::OpenError;
 use crate::model::{Account, Credential, Domain, Key, Proof};
-use crate::seal::Seal;
-use crate::store::{Change, Store};
+use crate::seal::{Seal, SealError};
+use crate::store::Change;
+
+/// Holds a known text, sealed: whoever can't unseal it has another sealing key.
+pub(crate) const SEALING: &str = "sealing/check";
 
 /// Something that is kept under a key of its own.
 pub(crate) trait Kept: Serialize + DeserializeOwned + Clone {
@@ -23,15 +24,15 @@ pub(crate) trait Kept: Serialize + DeserializeOwned + Clone {
         format!("{}/{}", Self::PREFIX, self.identity())
     }
 
-    fn octets(&self) -> Vec<u8> {
+    /// The change that keeps it as it is here.
+    fn put(&self) -> Change {
         // Types of text, numbers and lists always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        Change { key: self.key(), value: Some(serde_json::to_vec(self).unwrap_or_default()) }
     }
 
-    /// The change that brings `new` in place of `old`.
-    fn change(old: Option<&Self>, new: Option<&Self>) -> Change {
-        let key = old.or(new).map(Self::key).unwrap_or_default();
-        Change { key, expected: old.map(Self::octets), new: new.map(Self::octets) }
+    /// The change that removes it.
+    fn remove(&self) -> Change {
+        Change { key: self.key(), value: None }
     }
 }
 
@@ -76,38 +77,58 @@ pub(crate) struct Book {
     usernames: HashMap<String, String>,
     /// Fingerprints of secrets that we made.
     secrets: HashMap<String, String>,
+    /// What [`SEALING`] holds.
+    pub(crate) sealing: Option<String>,
 }
 
 impl Book {
-    /// Reads everything, and unseals every key once so that a wrong sealing key is noticed now and not at the first message.
-    pub(crate) fn load(store: &impl Store, seal: &Seal, path: &Path) -> Result<Self, OpenError> {
-        let mut book = Self::default();
-        for (key, value) in store.all()? {
-            let failed = |cause: String| OpenError::Entry { path: path.into(), key: key.clone(), cause };
-            let kind = key.split('/').next().unwrap_or_default();
-            match kind {
-                Account::PREFIX => book.put_account(read(&value).map_err(failed)?),
-                Credential::PREFIX => book.put_credential(read(&value).map_err(failed)?),
-                Domain::PREFIX => {
-                    let domain: Domain = read(&value).map_err(failed)?;
-                    for key in &domain.keys {
-                        seal.unseal(&seal_name(&domain.name, key), &key.sealed)?;
-                    }
-                    book.put_domain(domain);
-                }
-                // A later version may keep more.
-                _ => tracing::warn!(key, "an entry of an unknown kind is left alone"),
+    /// Takes over what a key holds now, or that it holds nothing.
+    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), String> {
+        let Change { key, value } = change;
+        let (kind, identity) = key.split_once('/').unwrap_or((key, ""));
+        match (kind, value) {
+            (Account::PREFIX, Some(value)) => self.put_account(read(value)?),
+            (Account::PREFIX, None) => self.remove_account(identity),
+            (Credential::PREFIX, Some(value)) => self.put_credential(read(value)?),
+            (Credential::PREFIX, None) => self.remove_credential(identity),
+            (Domain::PREFIX, Some(value)) => {
+                let domain: Domain = read(value)?;
+                self.domains.insert(domain.name.clone(), domain);
             }
+            (Domain::PREFIX, None) => {
+                self.domains.remove(identity);
+            }
+            _ if key == SEALING => {
+                let text = value.clone().map(String::from_utf8).transpose();
+                self.sealing = text.map_err(|error| error.to_string())?;
+            }
+            // A later version may keep more.
+            _ => tracing::warn!(key, "an entry of an unknown kind is left alone"),
         }
-        Ok(book)
+        Ok(())
     }
 
-    pub(crate) fn put_account(&mut self, account: Account) {
+    /// Unseals every key once, so that a wrong sealing key is noticed now and not at the first message.
+    pub(crate) fn check_seal(&self, seal: &Seal) -> Result<(), SealError> {
+        if let Some(sealed) = &self.sealing {
+            seal.check(sealed)?;
+        }
+        for domain in self.domains.values() {
+            for key in &domain.keys {
+                seal.unseal(&seal_name(&domain.name, key), &key.sealed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_account(&mut self, account: Account) {
+        self.remove_account(&account.id);
         self.account_names.insert(account.name.clone(), account.id.clone());
         self.accounts.insert(account.id.clone(), account);
     }
 
-    pub(crate) fn put_credential(&mut self, credential: Credential) {
+    fn put_credential(&mut self, credential: Credential) {
+        self.remove_credential(&credential.id);
         self.usernames.insert(credential.username.clone(), credential.id.clone());
         if let Proof::Secret(fingerprint) = &credential.proof {
             self.secrets.insert(fingerprint.clone(), credential.id.clone());
@@ -115,25 +136,18 @@ impl Book {
         self.credentials.insert(credential.id.clone(), credential);
     }
 
-    pub(crate) fn put_domain(&mut self, domain: Domain) {
-        self.domains.insert(domain.name.clone(), domain);
+    fn remove_account(&mut self, id: &str) {
+        if let Some(account) = self.accounts.remove(id) {
+            self.account_names.remove(&account.name);
+        }
     }
 
-    pub(crate) fn remove_account(&mut self, account: &Account) {
-        self.account_names.remove(&account.name);
-        self.accounts.remove(&account.id);
-    }
-
-    pub(crate) fn remove_credential(&mut self, credential: &Credential) {
+    fn remove_credential(&mut self, id: &str) {
+        let Some(credential) = self.credentials.remove(id) else { return };
         self.usernames.remove(&credential.username);
         if let Proof::Secret(fingerprint) = &credential.proof {
             self.secrets.remove(fingerprint);
         }
-        self.credentials.remove(&credential.id);
-    }
-
-    pub(crate) fn remove_domain(&mut self, name: &str) {
-        self.domains.remove(name);
     }
 
     /// By id or name.

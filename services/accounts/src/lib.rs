@@ -4,16 +4,18 @@
 //!  ingress  --Directory-----> login (secrets, passwords) --.
 //!  delivery --Signing-------> keys, unsealed --------------+--> book: everything in memory
 //!  commands --Administration-> office: checks, changes ----'     ^
-//!                                  '--compare and set--> store --' (one file on disk)
+//!                                  '--compare and set--> store --' (one file, or NATS for many replicas)
 //! ```
 //!
 //! Everything is kept under a key in a small key-value [`store::Store`] and mirrored in memory, so that a question never waits
-//! for a disk. A change compares what it was decided on with what is stored, and fails when somebody was quicker.
+//! for a disk, or for NATS while that is away. A change names the state that it was decided on; when somebody was quicker, it is
+//! decided anew. What another replica changes is followed within moments.
 //! Secrets that we make carry 160 bits and are kept as SHA-256, chosen passwords as argon2id, signing keys sealed with
 //! AES-256-GCM. Counting what an account sends is not done here: that is `limits`.
 
 mod book;
 mod login;
+mod mirror;
 mod model;
 mod office;
 mod records;
@@ -26,16 +28,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smtp::address::Domain as Name;
+use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 pub use office::ChangeError;
 pub use seal::SealError;
 
-use crate::book::Book;
 use crate::login::Login;
+use crate::mirror::Mirror;
 use crate::office::Office;
 use crate::seal::Seal;
-use crate::store::StoreError;
+use crate::store::{Change, StoreError};
 
 /// The flags of accounts.
 #[derive(clap::Args, Clone, Debug)]
@@ -82,14 +85,17 @@ pub enum OpenError {
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The sealing key can't be agreed on with other replicas.
+    #[error("can't agree on the sealing key: {0}")]
+    Agreement(ChangeError),
     /// The sealing key can't be used, or isn't the one that sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// An entry can't be understood.
-    #[error("entry {key} of {path} can't be read: {cause}; restore the file from a backup")]
+    #[error("the entry {key} in {place} can't be read: {cause}; restore it from a backup")]
     Entry {
-        /// The store's file.
-        path: PathBuf,
+        /// The store's file, or where it is in NATS.
+        place: String,
         /// Which entry.
         key: String,
         /// Why.
@@ -105,6 +111,8 @@ pub enum OpenError {
 pub struct Accounts {
     office: Arc<Office>,
     login: Arc<Login>,
+    /// Follows a shared store until the last clone is dropped.
+    _following: Arc<JoinSet<()>>,
 }
 
 impl Accounts {
@@ -123,13 +131,66 @@ impl Accounts {
         let store = store::Embedded::open(&path)?;
         let key_path = settings.sealing_key.unwrap_or_else(|| folder.join("sealing.key"));
         let seal = Seal::load_or_make(&key_path)?;
-        let book = Book::load(&store, &seal, &path)?;
-        let office = Arc::new(Office::new(book, Arc::new(store), seal, settings.spf));
-        let login = Arc::new(Login::new(Arc::clone(&office)).map_err(OpenError::Passwords)?);
-        Ok(Self { office, login })
+        let held = store.all()?.into_iter().map(|(key, value)| Change { key, value: Some(value) });
+        let mirror = Mirror::new(&held.collect::<Vec<_>>(), 0);
+        let mirror = mirror.map_err(unreadable(&path.display().to_string()))?;
+        mirror.view().0.check_seal(&seal)?;
+        let office = Office::new(Arc::new(mirror), Arc::new(store), seal, settings.spf);
+        Self::new(office, JoinSet::new())
     }
 
-    /// The gRPC services Directory, Signing and Administration.
+    /// Opens the accounts that all replicas of an instance share, in a bucket of NATS JetStream that is made when it isn't there.
+    /// What another replica changes is here within a second. While NATS is away, questions are answered from memory and changes
+    /// fail with [`ChangeError::Unavailable`].
+    ///
+    /// # Errors
+    /// When NATS doesn't answer within 30 s, when the sealing key isn't there or isn't the one of the other replicas.
+    pub async fn open_shared(
+        context: async_nats::jetstream::Context,
+        instance: &str,
+        replicas: usize,
+        settings: Settings,
+    ) -> Result<Self, OpenError> {
+        let Settings { sealing_key, spf } = settings;
+        let seal = Seal::load(&sealing_key.ok_or(SealError::Unnamed)?)?;
+        let (store, mut events) = store::Shared::open(context, instance, replicas).await?;
+        let place = format!("the accounts of {instance} in NATS");
+        let mirror = loop {
+            match events.recv().await {
+                Some(store::Event::Whole(changes, position)) => break Mirror::new(&changes, position),
+                Some(_) => {}
+                None => return Err(StoreError::Away("nothing can be read".into()).into()),
+            }
+        };
+        let mirror = Arc::new(mirror.map_err(unreadable(&place))?);
+        mirror.view().0.check_seal(&seal)?;
+        let mut following = JoinSet::new();
+        let follower = Arc::clone(&mirror);
+        following.spawn(async move {
+            while let Some(event) = events.recv().await {
+                follower.follow(event);
+            }
+        });
+        let office = Office::new(mirror, Arc::new(store), seal, spf);
+        office.agree_on_seal().await?;
+        Self::new(office, following)
+    }
+
+    fn new(office: Office, following: JoinSet<()>) -> Result<Self, OpenError> {
+        let office = Arc::new(office);
+        let login = Arc::new(Login::new(Arc::clone(&office)).map_err(OpenError::Passwords)?);
+        Ok(Self { office, login, _following: Arc::new(following) })
+    }
+
+    /// Whether what is answered is what the store holds, and changes can be made; else why not.
+    ///
+    /// # Errors
+    /// What is wrong, for people. Questions are answered all the same, from what was known last.
+    pub fn ready(&self) -> Result<(), String> {
+        self.office.standing().borrow().clone()
+    }
+
+    /// The gRPC services Directory, Signing and Administration, and their health: Administration serves while [`Accounts::ready`].
     pub fn routes(&self) -> Routes {
         rpc::routes(&self.office, &self.login)
     }
@@ -147,4 +208,8 @@ impl Accounts {
     ) -> Result<(), ChangeError> {
         self.office.ensure_demo(account, user, password, domain).await
     }
+}
+
+fn unreadable(place: &str) -> impl FnOnce((String, String)) -> OpenError {
+    move |(key, cause)| OpenError::Entry { place: place.into(), key, cause }
 }

@@ -1,22 +1,29 @@
 //! Changes: each is checked against the book, written by compare-and-set, and only then seen.
 
-use std::sync::{Arc, PoisonError, RwLock};
+pub(crate) mod domains;
 
-use dkim::SigningKey;
+use std::sync::Arc;
+use std::time::Duration;
+
 use runtime::clock::now_millis;
-use smtp::address::Domain as Name;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
-use crate::book::{Book, Kept, seal_name};
-use crate::model::{Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Owner, Plan, Proof};
+use crate::OpenError;
+use crate::book::{Book, Kept as _, SEALING, seal_name};
+use crate::mirror::{Mirror, Standing};
+use crate::model::{Account, Credential, Key, Owner, Plan, Proof};
 use crate::seal::Seal;
 use crate::secret::{fingerprint, hash_password, new_secret, random_text};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Position, Store, StoreError};
 
 const NAME_OCTETS_MAX: usize = 64;
 const PASSWORD_OCTETS_MAX: usize = 1024;
-const DOMAIN_KEYS_MAX: usize = 16;
+/// How long a change is decided anew while other replicas are quicker.
+const DECIDING_MAX: Duration = Duration::from_secs(10);
+/// How long what another replica changed may take until it is in the book.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(2);
 
 /// Why a change isn't made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,9 @@ pub enum ChangeError {
     /// Somebody was quicker.
     #[error("{0}")]
     Conflict(String),
+    /// Nothing can be changed now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The store or a key can't be used.
     #[error("{0}")]
     Failed(String),
@@ -44,7 +54,8 @@ pub enum ChangeError {
 impl From<StoreError> for ChangeError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Conflict(_) => Self::Conflict(error.to_string()),
+            StoreError::Conflict => Self::Conflict(error.to_string()),
+            StoreError::Away(_) | StoreError::Unanswered(_) => Self::Unavailable(error.to_string()),
             StoreError::Failed { .. } => Self::Failed(error.to_string()),
         }
     }
@@ -60,15 +71,6 @@ pub(crate) struct AccountChange {
     pub(crate) revision: Option<u64>,
 }
 
-/// What is changed of a domain.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DomainChange {
-    pub(crate) subdomains: Option<bool>,
-    pub(crate) add_keys: Vec<KeyAlgorithm>,
-    pub(crate) key_states: Vec<(String, KeyState)>,
-    pub(crate) revision: Option<u64>,
-}
-
 /// What a credential is made with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NewCredential {
@@ -79,22 +81,27 @@ pub(crate) struct NewCredential {
 }
 
 pub(crate) struct Office {
-    book: RwLock<Arc<Book>>,
+    mirror: Arc<Mirror>,
     store: Arc<dyn Store>,
     seal: Arc<Seal>,
-    /// One change at a time in this process; others are told by compare-and-set.
-    changing: Mutex<()>,
+    /// One change at a time in this process; others are told by the position that a change was decided on.
+    changing: Arc<Mutex<()>>,
     pub(crate) spf: String,
 }
 
 impl Office {
-    pub(crate) fn new(book: Book, store: Arc<dyn Store>, seal: Seal, spf: String) -> Self {
-        Self { book: RwLock::new(Arc::new(book)), store, seal: Arc::new(seal), changing: Mutex::new(()), spf }
+    pub(crate) fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, seal: Seal, spf: String) -> Self {
+        Self { mirror, store, seal: Arc::new(seal), changing: Arc::default(), spf }
     }
 
     /// Everything as it is now.
     pub(crate) fn book(&self) -> Arc<Book> {
-        Arc::clone(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+        self.mirror.view().0
+    }
+
+    /// Whether the book is what the store holds, now and when that changes.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.mirror.standing()
     }
 
     pub(crate) fn unseal(&self, domain: &str, key: &Key) -> Result<zeroize::Zeroizing<Vec<u8>>, ChangeError> {
@@ -103,14 +110,55 @@ impl Office {
             .map_err(|error| ChangeError::Failed(error.to_string()))
     }
 
-    /// Writes, then shows.
-    async fn commit(&self, changes: Vec<Change>, show: impl FnOnce(&mut Book)) -> Result<(), ChangeError> {
-        let store = Arc::clone(&self.store);
-        spawn_blocking(move || store.change(&changes)).await.map_err(failed)??;
-        let mut book = Book::clone(&self.book());
-        show(&mut book);
-        *self.book.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
-        Ok(())
+    /// Makes sure that all who share the store seal with the same key: the first keeps a sign of it there.
+    pub(crate) async fn agree_on_seal(&self) -> Result<(), OpenError> {
+        let sealed = self.seal.sealed_check()?;
+        let decision = |book: &Book| match &book.sealing {
+            Some(kept) => Ok((Vec::new(), self.seal.check(kept))),
+            None => {
+                let value = Some(sealed.clone().into_bytes());
+                Ok((vec![Change { key: SEALING.into(), value }], Ok(())))
+            }
+        };
+        Ok(self.decide(decision).await.map_err(OpenError::Agreement)??)
+    }
+
+    /// Decides on the book, writes, then shows. When somebody was quicker, nothing was written, and what changes are made is
+    /// decided again on what the book says then.
+    async fn decide<T>(
+        &self,
+        decision: impl Fn(&Book) -> Result<(Vec<Change>, T), ChangeError>,
+    ) -> Result<T, ChangeError> {
+        let deadline = Instant::now() + DECIDING_MAX;
+        loop {
+            let turn = Arc::clone(&self.changing).lock_owned().await;
+            let (book, seen) = self.mirror.view();
+            let (changes, answer) = decision(&book)?;
+            drop(book);
+            match self.commit(turn, seen, changes).await? {
+                Err(StoreError::Conflict) if Instant::now() < deadline => {
+                    self.mirror.beyond(seen, CATCHING_UP_MAX).await;
+                }
+                result => return Ok(result.map(|()| answer)?),
+            }
+        }
+    }
+
+    /// Goes on when the caller has given up: what is written is shown.
+    async fn commit(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        seen: Position,
+        changes: Vec<Change>,
+    ) -> Result<Result<(), StoreError>, ChangeError> {
+        let (store, mirror) = (Arc::clone(&self.store), Arc::clone(&self.mirror));
+        let work = async move {
+            let position = store.change(seen, &changes).await?;
+            mirror.apply(&changes, position);
+            drop(turn);
+            Ok(())
+        };
+        tokio::spawn(work).await.map_err(failed)
     }
 
     pub(crate) async fn create_account(
@@ -121,10 +169,6 @@ impl Office {
         managed_by: Owner,
     ) -> Result<Account, ChangeError> {
         check_name("an account's name", name)?;
-        let _turn = self.changing.lock().await;
-        if self.book().account(name).is_some() {
-            return Err(ChangeError::Exists(format!("there is an account {name} already")));
-        }
         let account = Account {
             id: format!("acc-{}", random_text(16)),
             name: name.into(),
@@ -135,9 +179,13 @@ impl Office {
             revision: 1,
             created_at_ms: now_millis(),
         };
-        let changes = vec![Kept::change(None, Some(&account))];
-        self.commit(changes, |book| book.put_account(account.clone())).await?;
-        Ok(account)
+        self.decide(|book| {
+            if book.account(name).is_some() {
+                return Err(ChangeError::Exists(format!("there is an account {name} already")));
+            }
+            Ok((vec![account.put()], account.clone()))
+        })
+        .await
     }
 
     pub(crate) async fn update_account(
@@ -146,42 +194,35 @@ impl Office {
         change: AccountChange,
         by: Owner,
     ) -> Result<Account, ChangeError> {
-        let _turn = self.changing.lock().await;
-        let old = self.account(account)?;
-        check_owner("account", &old.name, old.managed_by, by)?;
-        check_revision(&old.name, old.revision, change.revision)?;
-        let mut new = old.clone();
-        let AccountChange { plan, quota, suspended, revision: _ } = change;
-        new.plan = plan.unwrap_or(new.plan);
-        new.recipients_per_day = quota.unwrap_or(new.recipients_per_day);
-        new.suspended = suspended.unwrap_or(new.suspended);
-        new.revision += 1;
-        let changes = vec![Kept::change(Some(&old), Some(&new))];
-        self.commit(changes, |book| book.put_account(new.clone())).await?;
-        Ok(new)
+        let AccountChange { plan, quota, suspended, revision } = change;
+        self.decide(|book| {
+            let mut account = find_account(book, account)?.clone();
+            check_owner("account", &account.name, account.managed_by, by)?;
+            check_revision(&account.name, account.revision, revision)?;
+            account.plan = plan.unwrap_or(account.plan);
+            account.recipients_per_day = quota.unwrap_or(account.recipients_per_day);
+            account.suspended = suspended.clone().unwrap_or(account.suspended);
+            account.revision += 1;
+            Ok((vec![account.put()], account))
+        })
+        .await
     }
 
     /// Removes the account with all that is its own, unless another owner manages a part of it.
     pub(crate) async fn delete_account(&self, account: &str, by: Owner) -> Result<(), ChangeError> {
-        let _turn = self.changing.lock().await;
-        let book = self.book();
-        let account = self.account(account)?;
-        check_owner("account", &account.name, account.managed_by, by)?;
-        let credentials: Vec<Credential> = book.credentials_of(&account.id).cloned().collect();
-        let domains: Vec<Domain> = book.domains_of(&account.id).cloned().collect();
-        for credential in &credentials {
-            check_owner("credential", &credential.username, credential.managed_by, by)?;
-        }
-        for domain in &domains {
-            check_owner("domain", &domain.name, domain.managed_by, by)?;
-        }
-        let mut changes = vec![Kept::change(Some(&account), None)];
-        changes.extend(credentials.iter().map(|credential| Kept::change(Some(credential), None)));
-        changes.extend(domains.iter().map(|domain| Kept::change(Some(domain), None)));
-        self.commit(changes, |book| {
-            credentials.iter().for_each(|credential| book.remove_credential(credential));
-            domains.iter().for_each(|domain| book.remove_domain(&domain.name));
-            book.remove_account(&account);
+        self.decide(|book| {
+            let account = find_account(book, account)?;
+            check_owner("account", &account.name, account.managed_by, by)?;
+            let mut changes = vec![account.remove()];
+            for credential in book.credentials_of(&account.id) {
+                check_owner("credential", &credential.username, credential.managed_by, by)?;
+                changes.push(credential.remove());
+            }
+            for domain in book.domains_of(&account.id) {
+                check_owner("domain", &domain.name, domain.managed_by, by)?;
+                changes.push(domain.remove());
+            }
+            Ok((changes, ()))
         })
         .await
     }
@@ -209,16 +250,9 @@ impl Office {
             let hash = spawn_blocking(move || hash_password(&password)).await.map_err(failed)?;
             (Proof::Password(hash.map_err(ChangeError::Failed)?), None)
         };
-        let _turn = self.changing.lock().await;
-        let account = self.account(&account)?;
-        if self.book().credential_of_user(&username).is_some() {
-            return Err(ChangeError::Exists(format!(
-                "there is a credential with user name {username} already"
-            )));
-        }
-        let credential = Credential {
+        let mut credential = Credential {
             id: format!("cred-{}", random_text(16)),
-            account_id: account.id,
+            account_id: String::new(),
             username,
             description,
             proof,
@@ -226,105 +260,30 @@ impl Office {
             revision: 1,
             created_at_ms: now_millis(),
         };
-        let changes = vec![Kept::change(None, Some(&credential))];
-        self.commit(changes, |book| book.put_credential(credential.clone())).await?;
+        credential.account_id = self
+            .decide(|book| {
+                let account_id = find_account(book, &account)?.id.clone();
+                let username = &credential.username;
+                if book.credential_of_user(username).is_some() {
+                    let text = format!("there is a credential with user name {username} already");
+                    return Err(ChangeError::Exists(text));
+                }
+                let kept = Credential { account_id: account_id.clone(), ..credential.clone() };
+                Ok((vec![kept.put()], account_id))
+            })
+            .await?;
         Ok((credential, secret))
     }
 
     pub(crate) async fn revoke_credential(&self, credential: &str, by: Owner) -> Result<(), ChangeError> {
-        let _turn = self.changing.lock().await;
-        let found = self.book().credential(credential).cloned();
-        let credential =
-            found.ok_or_else(|| ChangeError::NotFound(format!("there is no credential {credential}")))?;
-        check_owner("credential", &credential.username, credential.managed_by, by)?;
-        let changes = vec![Kept::change(Some(&credential), None)];
-        self.commit(changes, |book| book.remove_credential(&credential)).await
-    }
-
-    /// Makes the domain with keys that sign at once: there is no older key that could, and mail is refused until the domain is there.
-    pub(crate) async fn create_domain(
-        &self,
-        account: &str,
-        name: &str,
-        subdomains: bool,
-        algorithms: Vec<KeyAlgorithm>,
-        managed_by: Owner,
-    ) -> Result<Domain, ChangeError> {
-        let name = parse_name(name)?;
-        let algorithms =
-            if algorithms.is_empty() { vec![KeyAlgorithm::Rsa, KeyAlgorithm::Ed25519] } else { algorithms };
-        check_key_count(algorithms.len())?;
-        let keys = self.make_keys(&name, algorithms, KeyState::Active).await?;
-        let _turn = self.changing.lock().await;
-        let account = self.account(account)?;
-        check_free(&self.book(), &name, subdomains, &account.id)?;
-        if self.book().domains.contains_key(name.as_str()) {
-            return Err(ChangeError::Exists(format!("the domain {name} is registered already")));
-        }
-        let domain = Domain {
-            id: format!("dom-{}", random_text(16)),
-            account_id: account.id,
-            name: name.as_str().into(),
-            subdomains,
-            keys,
-            managed_by,
-            revision: 1,
-            created_at_ms: now_millis(),
-        };
-        let changes = vec![Kept::change(None, Some(&domain))];
-        self.commit(changes, |book| book.put_domain(domain.clone())).await?;
-        Ok(domain)
-    }
-
-    pub(crate) async fn update_domain(
-        &self,
-        name: &str,
-        change: DomainChange,
-        by: Owner,
-    ) -> Result<Domain, ChangeError> {
-        let name = parse_name(name)?;
-        let DomainChange { subdomains, add_keys, key_states, revision } = change;
-        check_key_count(add_keys.len())?;
-        let made = self.make_keys(&name, add_keys, KeyState::Published).await?;
-        let _turn = self.changing.lock().await;
-        let old = self.domain(&name)?;
-        check_owner("domain", &old.name, old.managed_by, by)?;
-        check_revision(&old.name, old.revision, revision)?;
-        let mut new = old.clone();
-        if let Some(subdomains) = subdomains {
-            check_free(&self.book(), &name, subdomains, &old.account_id)?;
-            new.subdomains = subdomains;
-        }
-        new.keys.extend(made);
-        check_key_count(new.keys.len())?;
-        for (selector, state) in key_states {
-            let key = new.keys.iter_mut().find(|key| key.selector == selector);
-            let key = key.ok_or_else(|| {
-                ChangeError::NotFound(format!("{name} has no key with selector {selector}"))
-            })?;
-            if key.state != state {
-                (key.state, key.state_since_ms) = (state, now_millis());
-            }
-        }
-        if !new.keys.iter().any(|key| key.state == KeyState::Active) {
-            let text = format!(
-                "{name} would have no active key, and its mail couldn't be signed; activate another key first"
-            );
-            return Err(ChangeError::Invalid(text));
-        }
-        new.revision += 1;
-        let changes = vec![Kept::change(Some(&old), Some(&new))];
-        self.commit(changes, |book| book.put_domain(new.clone())).await?;
-        Ok(new)
-    }
-
-    pub(crate) async fn delete_domain(&self, name: &str, by: Owner) -> Result<(), ChangeError> {
-        let name = parse_name(name)?;
-        let _turn = self.changing.lock().await;
-        let domain = self.domain(&name)?;
-        check_owner("domain", &domain.name, domain.managed_by, by)?;
-        let changes = vec![Kept::change(Some(&domain), None)];
-        self.commit(changes, |book| book.remove_domain(&domain.name)).await
+        self.decide(|book| {
+            let found = book.credential(credential);
+            let credential =
+                found.ok_or_else(|| ChangeError::NotFound(format!("there is no credential {credential}")))?;
+            check_owner("credential", &credential.username, credential.managed_by, by)?;
+            Ok((vec![credential.remove()], ()))
+        })
+        .await
     }
 
     pub(crate) async fn ensure_demo(
@@ -351,69 +310,17 @@ impl Office {
     }
 
     pub(crate) fn account(&self, id_or_name: &str) -> Result<Account, ChangeError> {
-        let found = self.book().account(id_or_name).cloned();
-        found.ok_or_else(|| ChangeError::NotFound(format!("there is no account {id_or_name}")))
-    }
-
-    pub(crate) fn domain(&self, name: &Name) -> Result<Domain, ChangeError> {
-        let found = self.book().domains.get(name.as_str()).cloned();
-        found.ok_or_else(|| {
-            let text = format!("the domain {name} isn't registered; add it with `stagepost domain add {name} --account ACCOUNT`");
-            ChangeError::NotFound(text)
-        })
-    }
-
-    /// Generating an RSA key takes a good part of a second.
-    async fn make_keys(
-        &self,
-        domain: &Name,
-        algorithms: Vec<KeyAlgorithm>,
-        state: KeyState,
-    ) -> Result<Vec<Key>, ChangeError> {
-        let (domain, seal) = (domain.clone(), Arc::clone(&self.seal));
-        let make = move || {
-            algorithms.into_iter().map(|algorithm| make_key(&domain, algorithm, state, &seal)).collect()
-        };
-        spawn_blocking(make).await.map_err(failed)?
+        find_account(&self.book(), id_or_name).cloned()
     }
 }
 
-fn make_key(
-    domain: &Name,
-    algorithm: KeyAlgorithm,
-    state: KeyState,
-    seal: &Seal,
-) -> Result<Key, ChangeError> {
-    let pair = SigningKey::generate(algorithm.into()).map_err(failed)?;
-    let kind = match algorithm {
-        KeyAlgorithm::Rsa => "rsa",
-        KeyAlgorithm::Ed25519 => "ed25519",
-    };
-    // Never used before, so that no resolver remembers another key under it.
-    let selector = format!("sp-{}-{kind}", random_text(8));
-    let now = now_millis();
-    let mut key = Key {
-        selector,
-        algorithm,
-        state,
-        sealed: String::new(),
-        record: pair.public_record(),
-        created_at_ms: now,
-        state_since_ms: now,
-    };
-    let der = pair.to_pkcs8_der().map_err(failed)?;
-    key.sealed = seal.seal(&seal_name(domain.as_str(), &key), &der).map_err(failed)?;
-    Ok(key)
+fn find_account<'a>(book: &'a Book, id_or_name: &str) -> Result<&'a Account, ChangeError> {
+    let found = book.account(id_or_name);
+    found.ok_or_else(|| ChangeError::NotFound(format!("there is no account {id_or_name}")))
 }
 
 fn failed(error: impl ToString) -> ChangeError {
     ChangeError::Failed(error.to_string())
-}
-
-pub(crate) fn parse_name(text: &str) -> Result<Name, ChangeError> {
-    text.trim_end_matches('.')
-        .parse()
-        .map_err(|error| ChangeError::Invalid(format!("{text:?} is no domain name: {error}")))
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), ChangeError> {
@@ -441,26 +348,4 @@ fn check_revision(name: &str, stored: u64, wanted: Option<u64>) -> Result<(), Ch
         ))),
         _ => Ok(()),
     }
-}
-
-fn check_key_count(count: usize) -> Result<(), ChangeError> {
-    if count <= DOMAIN_KEYS_MAX {
-        return Ok(());
-    }
-    Err(ChangeError::Invalid(format!("a domain has at most {DOMAIN_KEYS_MAX} keys")))
-}
-
-/// No account may send for names of another's domain: neither below one that stands for its subdomains, nor the other way round.
-fn check_free(book: &Book, name: &Name, subdomains: bool, account_id: &str) -> Result<(), ChangeError> {
-    let others = book.domains.values().filter(|domain| domain.account_id != account_id);
-    for other in others {
-        let Ok(registered) = other.name.parse::<Name>() else { continue };
-        let below = other.subdomains && name.is_at_or_below(&registered);
-        let above = subdomains && registered.is_at_or_below(name);
-        if below || above || registered == *name {
-            let text = format!("the domain {registered} is registered for another account");
-            return Err(ChangeError::Exists(text));
-        }
-    }
-    Ok(())
 }

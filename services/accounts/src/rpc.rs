@@ -2,6 +2,7 @@
 
 mod administration;
 mod directory;
+mod health;
 mod signing;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use proto::accounts::v1::directory_server::DirectoryServer;
 use proto::accounts::v1::signing_server::SigningServer;
 use tonic::Status;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::login::Login;
 use crate::model::{KeyAlgorithm, Owner, Plan};
@@ -22,6 +24,7 @@ pub(crate) fn routes(office: &Arc<Office>, login: &Arc<Login>) -> Routes {
     Routes::new(DirectoryServer::new(directory))
         .add_service(SigningServer::new(signing::Signing { office: Arc::clone(office) }))
         .add_service(AdministrationServer::new(administration::Administration { office: Arc::clone(office) }))
+        .add_service(HealthServer::new(health::Standing { office: Arc::clone(office) }))
 }
 
 impl From<ChangeError> for Status {
@@ -33,6 +36,7 @@ impl From<ChangeError> for Status {
             ChangeError::Exists(_) => Self::already_exists(text),
             ChangeError::NotOwner(_) => Self::failed_precondition(text),
             ChangeError::Conflict(_) => Self::aborted(text),
+            ChangeError::Unavailable(_) => Self::unavailable(text),
             ChangeError::Failed(_) => Self::internal(text),
         }
     }

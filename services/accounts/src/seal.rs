@@ -23,6 +23,27 @@ pub enum SealError {
         /// Why.
         source: io::Error,
     },
+    /// Replicas can't make it each for itself.
+    #[error(
+        "the sealing key {path} isn't there. All replicas need the same one: make it once, with \
+         `openssl rand -hex 32 > FILE`, and give the file to each"
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No file is named.
+    #[error(
+        "replicas need a sealing key (--accounts-sealing-key FILE), the same for all: make it once, with \
+         `openssl rand -hex 32 > FILE`, and give the file to each"
+    )]
+    Unnamed,
+    /// Another key is in use.
+    #[error("the sealing key {path} isn't the one that the other replicas seal with, or sealed with before")]
+    Other {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file holds something else.
     #[error("the sealing key {path} must be 64 hexadecimal digits")]
     Malformed {
@@ -39,14 +60,30 @@ pub enum SealError {
     },
 }
 
-pub(crate) struct Seal(LessSafeKey);
+/// What is sealed to tell one key from another, and its name.
+const KNOWN: (&str, &[u8]) = ("the sealing key's check", b"stagepost accounts");
+
+pub(crate) struct Seal {
+    key: LessSafeKey,
+    path: PathBuf,
+}
 
 impl Seal {
-    pub(crate) fn load_or_make(path: &Path) -> Result<Self, SealError> {
-        let file = |attempt| move |source| SealError::File { attempt, path: path.into(), source };
+    /// The key in a file that must be there.
+    pub(crate) fn load(path: &Path) -> Result<Self, SealError> {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&Zeroizing::new(text), path),
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(SealError::Missing { path: path.into() })
+            }
+            Err(source) => Err(SealError::File { attempt: "read", path: path.into(), source }),
+        }
+    }
+
+    pub(crate) fn load_or_make(path: &Path) -> Result<Self, SealError> {
+        let file = |attempt| move |source| SealError::File { attempt, path: path.into(), source };
+        match Self::load(path) {
+            Err(SealError::Missing { .. }) => {
                 let key = Zeroizing::new(runtime::random::<32>());
                 let text = Zeroizing::new(to_hex(key.as_slice()));
                 make_file(path, text.as_bytes()).map_err(file("make"))?;
@@ -54,7 +91,7 @@ impl Seal {
                 let text = Zeroizing::new(fs::read_to_string(path).map_err(file("read"))?);
                 Self::parse(&text, path)
             }
-            Err(error) => Err(file("read")(error)),
+            loaded => loaded,
         }
     }
 
@@ -65,14 +102,29 @@ impl Seal {
 
     fn new(key: &[u8], path: &Path) -> Result<Self, SealError> {
         let key = UnboundKey::new(&AES_256_GCM, key);
-        key.map(|key| Self(LessSafeKey::new(key))).map_err(|_| SealError::Malformed { path: path.into() })
+        let malformed = |_| SealError::Malformed { path: path.into() };
+        key.map(|key| Self { key: LessSafeKey::new(key), path: path.into() }).map_err(malformed)
+    }
+
+    /// What [`Seal::check`] knows again.
+    pub(crate) fn sealed_check(&self) -> Result<String, SealError> {
+        let (what, text) = KNOWN;
+        self.seal(what, text)
+    }
+
+    /// Fails when another key made it.
+    pub(crate) fn check(&self, sealed: &str) -> Result<(), SealError> {
+        match self.unseal(KNOWN.0, sealed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(SealError::Other { path: self.path.clone() }),
+        }
     }
 
     /// Seals a key; `what` names it and must be the same when it is unsealed.
     pub(crate) fn seal(&self, what: &str, plain: &[u8]) -> Result<String, SealError> {
         let nonce = runtime::random::<NONCE_LEN>();
         let mut octets = plain.to_vec();
-        self.0
+        self.key
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(what), &mut octets)
             .map_err(|_| SealError::Unsealable { what: what.into() })?;
         Ok(to_hex(&nonce) + &to_hex(&octets))
@@ -84,7 +136,7 @@ impl Seal {
         let (nonce, body) = octets.split_first_chunk::<NONCE_LEN>().ok_or_else(wrong)?;
         let mut body = Zeroizing::new(body.to_vec());
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.0.open_in_place(nonce, Aad::from(what), &mut body).map_err(|_| wrong())?.len();
+        let length = self.key.open_in_place(nonce, Aad::from(what), &mut body).map_err(|_| wrong())?.len();
         body.truncate(length);
         Ok(body)
     }
@@ -128,6 +180,11 @@ mod tests {
         assert!(again.unseal("t of example.com", &sealed).is_err());
         let other = Seal::load_or_make(&folder.path().join("other")).unwrap();
         assert!(other.unseal("s of example.com", &sealed).is_err());
+        let check = seal.sealed_check().unwrap();
+        assert!(again.check(&check).is_ok());
+        assert!(matches!(other.check(&check), Err(SealError::Other { .. })));
+        let missing = Seal::load(&folder.path().join("none")).err().unwrap();
+        assert!(missing.to_string().contains("openssl rand -hex 32"), "{missing}");
         fs::write(&path, "abc").unwrap();
         assert!(matches!(Seal::load_or_make(&path), Err(SealError::Malformed { .. })));
     }

@@ -12,6 +12,9 @@ use runtime::rpc::{self, Client, Listener, Server, Token};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 struct Service {
     folder: TempDir,
@@ -286,6 +289,20 @@ async fn many_sessions_that_log_in_at_once_with_a_chosen_password_all_get_in() {
     }
     let right = sessions.join_all().await.into_iter().filter(|right| *right).count();
     assert_eq!(right, 199);
+}
+
+#[tokio::test]
+async fn each_service_says_that_it_serves() {
+    let service = service().await;
+    let mut health = HealthClient::new(service.client.clone());
+    for name in ["Directory", "Signing", "Administration"] {
+        let request = HealthCheckRequest { service: format!("stagepost.accounts.v1.{name}") };
+        assert_eq!(health.check(request).await.unwrap().into_inner().status(), ServingStatus::Serving);
+    }
+    let whole = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(whole.status(), ServingStatus::Serving);
+    let unknown = health.check(HealthCheckRequest { service: "other".into() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 
 use super::{algorithm, owner, plan, wire_algorithm, wire_owner, wire_time};
 use crate::model::{Account, Credential, Domain, Key, KeyState};
-use crate::office::{AccountChange, DomainChange, NewCredential, Office, parse_name};
+use crate::office::domains::{DomainChange, parse_name};
+use crate::office::{AccountChange, NewCredential, Office};
 use crate::records;
 
 pub(super) struct Administration {

@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 
 use super::wire_algorithm;
 use crate::model::KeyState;
-use crate::office::{Office, parse_name};
+use crate::office::Office;
+use crate::office::domains::parse_name;
 
 pub(super) struct Signing {
     pub(super) office: Arc<Office>,

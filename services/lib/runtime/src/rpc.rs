@@ -1,8 +1,14 @@
-//! gRPC between services and from commands: over a Unix socket or TCP, always with a service token.
+//! gRPC between services and from commands: over a Unix socket, TCP or TLS, always with a service token.
+
+mod spread;
+mod transport;
+
+pub use transport::Transport;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,23 +16,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use hyper::Uri;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::service::{Interceptor, InterceptorLayer, Routes};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::telemetry::{TRACEPARENT, current_traceparent, server_span};
+use crate::tls::{ClientTls, ServerTls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPTED_MAX: usize = 64;
 const TOKEN_FIELD: &str = "authorization";
 
 /// A client's channel with the service token attached; cheap to clone, reconnects by itself.
-pub type Client = InterceptedService<Channel, AttachToken>;
+pub type Client = InterceptedService<Transport, AttachToken>;
 
 /// Where a service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +49,13 @@ pub enum Server {
     Unix(PathBuf),
     /// HTTP/2 without TLS: `http://host:port`.
     Tcp(String),
+    /// HTTP/2 over TLS: `https://host:port`.
+    Tls(String),
 }
 
 /// The text names no server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no server: expected unix:/path/to/socket or http://host:port")]
+#[error("{0:?} names no server: expected unix:/path/to/socket, http://host:port or https://host:port")]
 pub struct ParseServerError(String);
 
 impl FromStr for Server {
@@ -50,11 +66,14 @@ impl FromStr for Server {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(wrong()) } else { Ok(Self::Unix(path.into())) };
         }
-        let authority = text.strip_prefix("http://").ok_or_else(wrong)?;
-        Endpoint::from_shared(text.to_owned()).map_err(|_| wrong())?;
-        let port =
-            authority.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        port.map(|_| Self::Tcp(text.to_owned())).ok_or_else(wrong)
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let whole = uri.port_u16().is_some() && uri.host().is_some_and(|host| !host.is_empty());
+        let bare = uri.path().trim_end_matches('/').is_empty() && uri.query().is_none();
+        match uri.scheme_str() {
+            Some("http") if whole && bare => Ok(Self::Tcp(text.to_owned())),
+            Some("https") if whole && bare => Ok(Self::Tls(text.to_owned())),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -62,7 +81,7 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(uri) => f.write_str(uri),
+            Self::Tcp(uri) | Self::Tls(uri) => f.write_str(uri),
         }
     }
 }
@@ -88,7 +107,7 @@ pub enum TokenError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It holds nothing, or what can't travel in a header field.
     #[error("the service token {path} must be one line of 16 or more visible ASCII characters")]
@@ -153,26 +172,17 @@ impl Interceptor for AttachToken {
     }
 }
 
-/// A client of a server that need not be there yet: the connection is made with the first call and made again when it breaks.
+/// A client of a server that need not be there yet: connections are made and made again by themselves. A name with several
+/// addresses is a server with several replicas: calls are spread over those that are there. With `https`, the authorities are
+/// trusted that the web trusts. To be called inside a runtime.
 pub fn connect(server: &Server, token: &Token) -> Client {
-    let channel = match server {
-        Server::Unix(path) => {
-            let path = Arc::new(path.clone());
-            // The URI is never looked up: the connector knows where to go.
-            Endpoint::from_static("http://stagepost")
-                .connect_timeout(CONNECT_TIMEOUT)
-                .connect_with_connector_lazy(tower::service_fn(move |_| {
-                    let path = Arc::clone(&path);
-                    async move { UnixStream::connect(path.as_path()).await.map(TokioIo::new) }
-                }))
-        }
-        Server::Tcp(uri) => Endpoint::from_shared(uri.clone())
-            .unwrap_or_else(|_| Endpoint::from_static("http://invalid.invalid"))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect_lazy(),
-    };
-    InterceptedService::new(channel, AttachToken(token.field()))
+    let tls = ClientTls::load(None, None).map_err(|error| error.to_string());
+    InterceptedService::new(Transport::new(server, tls), AttachToken(token.field()))
+}
+
+/// The same, with authorities and a certificate of our own for `https`.
+pub fn connect_tls(server: &Server, token: &Token, tls: &ClientTls) -> Client {
+    InterceptedService::new(Transport::new(server, Ok(tls.clone())), AttachToken(token.field()))
 }
 
 /// A bound listener.
@@ -182,6 +192,8 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
     /// TCP.
     Tcp(TcpListener),
+    /// TCP with TLS.
+    Tls(TcpListener, ServerTls),
 }
 
 /// Removes a socket's file when dropped.
@@ -200,7 +212,7 @@ impl Listener {
     ///
     /// # Errors
     /// `AddrInUse` when another process serves it, else what the system says.
-    pub async fn bind_unix(path: &Path) -> std::io::Result<Self> {
+    pub async fn bind_unix(path: &Path) -> io::Result<Self> {
         if UnixStream::connect(path).await.is_ok() {
             return Err(ErrorKind::AddrInUse.into());
         }
@@ -211,6 +223,31 @@ impl Listener {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self::Unix(listener, SocketFile(path.into())))
+    }
+
+    /// Binds a TCP address.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self::Tcp)
+    }
+
+    /// With TLS, where it is TCP: a socket in the file system needs none.
+    #[must_use]
+    pub fn with_tls(self, tls: ServerTls) -> Self {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _) => Self::Tls(listener, tls),
+            Self::Unix(..) => self,
+        }
+    }
+
+    /// The address of a TCP listener.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
     }
 }
 
@@ -246,8 +283,52 @@ pub async fn serve(
             server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended).await
         }
         Listener::Tcp(listener) => {
-            server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended).await
+            let incoming = TcpListenerStream::new(listener).map(without_delay);
+            server.serve_with_incoming_shutdown(incoming, ended).await
         }
+        Listener::Tls(listener, tls) => {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(tls.clone().watch(CancellationToken::new()));
+            let (sender, incoming) = mpsc::channel(ACCEPTED_MAX);
+            tasks.spawn(accept_tls(listener, tls, sender));
+            server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended).await
+        }
+    }
+}
+
+/// Answers are small and wanted at once.
+fn without_delay(accepted: io::Result<TcpStream>) -> io::Result<TcpStream> {
+    let stream = accepted?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Hands on connections whose handshake is done, several at a time so that a slow one holds up nobody.
+async fn accept_tls(
+    listener: TcpListener,
+    tls: ServerTls,
+    ready: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let stream = match listener.accept().await.and_then(|(stream, _)| without_delay(Ok(stream))) {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: it passes.
+                tracing::warn!(%error, "can't accept a connection of a service");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, ready) = (tls.acceptor(), ready.clone());
+        handshakes.spawn(async move {
+            match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake of a service failed"),
+                Err(_) => tracing::debug!("a TLS handshake of a service took too long"),
+            }
+        });
     }
 }
 
@@ -257,11 +338,18 @@ mod tests {
 
     #[test]
     fn a_server_is_a_socket_or_an_address_with_a_port() {
-        for text in ["unix:/run/stagepost.sock", "http://accounts:8081", "http://[::1]:8081"] {
+        for text in ["unix:/run/stagepost.sock", "http://accounts:8081", "http://[::1]:8081", "https://a:1"] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
         }
-        for text in ["", "unix:", "accounts:8081", "http://accounts", "https://accounts:8081", "http://a b:1"]
-        {
+        for text in [
+            "",
+            "unix:",
+            "accounts:8081",
+            "http://accounts",
+            "ftp://accounts:8081",
+            "http://a b:1",
+            "http://a:1/x",
+        ] {
             assert!(text.parse::<Server>().is_err(), "{text}");
         }
     }

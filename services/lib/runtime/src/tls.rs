@@ -1,17 +1,24 @@
-//! TLS of our own listeners: a certificate chain and key from files, read again when they change.
+//! TLS of our own listeners, and of calls between services: certificates and keys from files, read again when they change.
+
+mod client;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+pub use client::ClientTls;
+
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// How HTTP/2, and so gRPC, is named in ALPN.
+const HTTP2: &[u8] = b"h2";
 
 /// The certificate or the key can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +26,7 @@ pub enum TlsError {
     /// The file can't be read or holds no PEM of the kind that is needed.
     #[error("can't read {what} from {path}: {source}")]
     Read {
-        /// `certificate chain` or `private key`.
+        /// `certificate chain`, `private key` or `certificate authorities`.
         what: &'static str,
         /// Which file.
         path: PathBuf,
@@ -31,6 +38,14 @@ pub enum TlsError {
     Empty {
         /// Which file.
         path: PathBuf,
+    },
+    /// The certificates of authorities can't be used.
+    #[error("the certificate authorities in {path} can't be used: {cause}")]
+    Authorities {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
     },
     /// Certificate and key don't fit, or one of them is of an unknown kind.
     #[error("certificate {certificate} and key {key} can't be used together: {source}")]
@@ -50,9 +65,17 @@ pub struct ServerTls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    files: Files,
+    current: RwLock<(Arc<ServerConfig>, Vec<Option<SystemTime>>)>,
+}
+
+#[derive(Debug)]
+struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    current: RwLock<(Arc<ServerConfig>, [Option<SystemTime>; 2])>,
+    /// Who signs the certificates that clients must show.
+    client_authorities: Option<PathBuf>,
+    protocols: &'static [&'static [u8]],
 }
 
 impl ServerTls {
@@ -61,10 +84,28 @@ impl ServerTls {
     /// # Errors
     /// When a file can't be read, is no PEM, or both don't fit together; each names the path.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let times = modified(certificate, key);
-        let config = read(certificate, key)?;
-        let current = RwLock::new((config, times));
-        Ok(Self(Arc::new(Inner { certificate: certificate.into(), key: key.into(), current })))
+        let (certificate, key) = (certificate.into(), key.into());
+        Self::with(Files { certificate, key, client_authorities: None, protocols: &[] })
+    }
+
+    /// The same for gRPC. Where authorities are given (a PEM file), clients must show a certificate that one of them signed.
+    ///
+    /// # Errors
+    /// As [`ServerTls::load`].
+    pub fn load_for_services(
+        certificate: &Path,
+        key: &Path,
+        client_authorities: Option<&Path>,
+    ) -> Result<Self, TlsError> {
+        let (certificate, key) = (certificate.into(), key.into());
+        let client_authorities = client_authorities.map(Into::into);
+        Self::with(Files { certificate, key, client_authorities, protocols: &[HTTP2] })
+    }
+
+    fn with(files: Files) -> Result<Self, TlsError> {
+        let times = modified(&files.paths());
+        let config = files.read()?;
+        Ok(Self(Arc::new(Inner { files, current: RwLock::new((config, times)) })))
     }
 
     /// An acceptor with the files' newest usable content.
@@ -82,48 +123,93 @@ impl ServerTls {
     }
 
     fn reload(&self) {
-        let (certificate, key) = (&self.0.certificate, &self.0.key);
-        let times = modified(certificate, key);
+        let times = modified(&self.0.files.paths());
         if self.0.current.read().unwrap_or_else(PoisonError::into_inner).1 == times {
             return;
         }
-        let read = read(certificate, key);
+        let read = self.0.files.read();
         let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
         current.1 = times;
         match read {
             Ok(config) => {
                 current.0 = config;
-                tracing::info!(certificate = %certificate.display(), "took over a changed certificate");
+                let certificate = self.0.files.certificate.display();
+                tracing::info!(%certificate, "took over a changed certificate");
             }
             Err(error) => tracing::error!(%error, "a changed certificate can't be used; the old one stays"),
         }
     }
 }
 
-fn modified(certificate: &Path, key: &Path) -> [Option<SystemTime>; 2] {
-    [certificate, key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
+impl Files {
+    fn paths(&self) -> Vec<&Path> {
+        [&self.certificate, &self.key]
+            .into_iter()
+            .chain(&self.client_authorities)
+            .map(PathBuf::as_path)
+            .collect()
+    }
+
+    fn read(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let (chain, private) = read_pair(&self.certificate, &self.key)?;
+        let provider = Arc::new(default_provider());
+        let unusable = |source| TlsError::Unusable {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?;
+        let builder = match &self.client_authorities {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(read_roots(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::Authorities {
+                    path: path.clone(),
+                    cause: error.to_string(),
+                })?)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, private).map_err(unusable)?;
+        config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let failed = |what, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| TlsError::Read { what, path, source }
-    };
-    let chain = CertificateDer::pem_file_iter(certificate)
+fn modified(paths: &[&Path]) -> Vec<Option<SystemTime>> {
+    paths.iter().map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
+}
+
+fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(failed("certificate chain", certificate))?;
-    if chain.is_empty() {
-        return Err(TlsError::Empty { path: certificate.into() });
+        .map_err(|source| TlsError::Read { what, path: path.into(), source })?;
+    if chain.is_empty() { Err(TlsError::Empty { path: path.into() }) } else { Ok(chain) }
+}
+
+fn read_pair(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = read_chain("certificate chain", certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Read {
+        what: "private key",
+        path: key.into(),
+        source,
+    })?;
+    Ok((chain, private))
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_chain("certificate authorities", path)? {
+        let failed =
+            |error: rustls::Error| TlsError::Authorities { path: path.into(), cause: error.to_string() };
+        roots.add(certificate).map_err(failed)?;
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(failed("private key", key))?;
-    let unusable = |source| TlsError::Unusable { certificate: certificate.into(), key: key.into(), source };
-    ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map(Arc::new)
-        .map_err(unusable)
+    Ok(roots)
 }
 
 #[cfg(test)]
@@ -149,13 +235,13 @@ mod tests {
         assert_eq!(config(&tls), first);
 
         write_pair(folder.path(), "b.test");
-        tls.0.current.write().unwrap().1 = [None, None];
+        tls.0.current.write().unwrap().1 = Vec::new();
         tls.reload();
         let second = config(&tls);
         assert_ne!(second, first);
 
         std::fs::write(&key, "nonsense").unwrap();
-        tls.0.current.write().unwrap().1 = [None, None];
+        tls.0.current.write().unwrap().1 = Vec::new();
         tls.reload();
         assert_eq!(config(&tls), second);
     }
