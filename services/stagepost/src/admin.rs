@@ -7,6 +7,7 @@ use proto::accounts::v1::AccountStateRequest;
 use proto::accounts::v1::signing_client::SigningClient;
 use runtime::admin::{Check, Health};
 use runtime::rpc;
+use spool::jetstream::JetStream;
 use spool::{AcceptError, Spool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -46,4 +47,12 @@ pub(crate) fn health<S: Spool>(spool: Arc<S>, accounts: rpc::Client, stopping: C
         }
     });
     Health::default().with(stopping).with(spool).with(accounts)
+}
+
+/// Whether NATS can be reached.
+pub(crate) fn nats(spool: Arc<JetStream>) -> Check {
+    Check::new("nats", move || {
+        let reachable = spool.ready();
+        async move { reachable }
+    })
 }

@@ -11,10 +11,12 @@ use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, 
 use crate::commands::{Ask, Connection};
 use crate::settings::{self, File};
 use crate::site::Settings;
-use crate::{dev, serve};
+use crate::{dev, roles, serve};
 
 /// Wrong usage or configuration; nothing was started.
 const EXIT_CONFIGURATION: u8 = 2;
+/// The subcommands that take settings from a file.
+const SERVING: [&str; 4] = ["run", "ingress", "accounts", "delivery"];
 /// The work itself failed.
 const EXIT_FAILURE: u8 = 1;
 
@@ -32,9 +34,28 @@ enum Role {
     Dev(Box<dev::Dev>),
     /// Run a small site: everything in one process on the embedded store.
     Run(Box<Run>),
+    /// Take mail by SMTP, as one process of many on NATS.
+    Ingress(Box<Service>),
+    /// Keep accounts, domains and keys, as one process of many on NATS.
+    Accounts(Box<Service>),
+    /// Deliver, as one process of many on NATS.
+    Delivery(Box<Service>),
     /// Ask or change a running Stagepost.
     #[command(flatten)]
     Ask(Ask),
+}
+
+/// A role of a Stagepost on many hosts.
+#[derive(Args, Debug)]
+struct Service {
+    /// TOML file with settings; all roles can share one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print every setting with its default and what it does, as a file for --config.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    settings: roles::Settings,
 }
 
 #[derive(Args, Debug)]
@@ -112,15 +133,17 @@ fn parse_from(arguments: Vec<OsString>) -> Result<Parsed, Failure> {
     let mut command = schema();
     // The file's name may itself come from a flag or the environment, so what is given is looked at once before.
     let first = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
-    let file = match first.as_ref().ok().and_then(ArgMatches::subcommand) {
-        Some(("run", matches)) => matches.get_one::<PathBuf>("config").cloned(),
-        _ => None,
-    };
-    let file = match file {
-        Some(path) => {
-            let run = command.find_subcommand("run").unwrap_or(&command);
-            let file = File::read(&path, run).map_err(|error| Failure::Configuration(error.to_string()))?;
-            command = command.mut_subcommand("run", |run| file.apply(run));
+    let named = first.as_ref().ok().and_then(ArgMatches::subcommand);
+    let named = named.filter(|(name, _)| SERVING.contains(name));
+    let named =
+        named.and_then(|(name, matches)| Some((name, matches.get_one::<PathBuf>("config").cloned()?)));
+    let file = match named {
+        Some((name, path)) => {
+            let known: Vec<&Command> =
+                SERVING.iter().filter_map(|name| command.find_subcommand(name)).collect();
+            let file =
+                File::read(&path, &known).map_err(|error| Failure::Configuration(error.to_string()))?;
+            command = command.mut_subcommand(name, |serving| file.apply(serving));
             Some(file)
         }
         None => None,
@@ -128,7 +151,8 @@ fn parse_from(arguments: Vec<OsString>) -> Result<Parsed, Failure> {
     let explain = |error: clap::Error| explained(error, file.as_ref());
     let matches = command.try_get_matches_from(&arguments).map_err(explain)?;
     let connection = match matches.subcommand() {
-        Some(("dev" | "run", _)) | None => None,
+        None => None,
+        Some((name, _)) if name == "dev" || SERVING.contains(&name) => None,
         Some((_, matches)) => Some(Connection::from_arg_matches(matches).map_err(explain)?),
     };
     let role = Cli::from_arg_matches(&matches).map_err(explain)?.command;
@@ -139,11 +163,14 @@ fn parse_from(arguments: Vec<OsString>) -> Result<Parsed, Failure> {
 fn schema() -> Command {
     let mut command = Cli::command()
         .mut_subcommand("run", settings::with_environment)
+        .mut_subcommand("ingress", |command| settings::with_environment(roles::with_defaults(command)))
+        .mut_subcommand("accounts", |command| settings::with_environment(roles::with_defaults(command)))
+        .mut_subcommand("delivery", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("dev", |command| settings::with_environment(dev::with_defaults(command)));
     let asks: Vec<String> = command
         .get_subcommands()
         .map(|sub| sub.get_name().to_owned())
-        .filter(|name| name != "dev" && name != "run")
+        .filter(|name| name != "dev" && !SERVING.contains(&name.as_str()))
         .collect();
     for name in asks {
         command = command.mut_subcommand(name, Connection::augment_args);
@@ -187,20 +214,36 @@ impl Parsed {
             Role::Run(run) => {
                 let Run { config: _, print_config, settings } = *run;
                 if print_config {
-                    let schema = schema();
-                    let text = settings::print(schema.find_subcommand("run").unwrap_or(&schema));
-                    return std::io::stdout()
-                        .write_all(text.as_bytes())
-                        .map_err(|error| Failure::Work(error.into()));
+                    return print_settings("run");
                 }
                 serve::block_on(serve::run(settings))
             }
+            Role::Ingress(service) => service.run("ingress", roles::ingress),
+            Role::Accounts(service) => service.run("accounts", roles::accounts),
+            Role::Delivery(service) => service.run("delivery", roles::delivery),
             Role::Ask(ask) => {
                 let Some(connection) = self.connection else { return Ok(()) };
                 serve::block_on(async move { ask.run(&connection).await.map_err(Failure::Work) })
             }
         }
     }
+}
+
+impl Service {
+    fn run<F>(self, name: &str, role: impl FnOnce(roles::Settings) -> F) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let Self { config: _, print_config, settings } = self;
+        if print_config { print_settings(name) } else { serve::block_on(role(settings)) }
+    }
+}
+
+/// Every setting of a subcommand on standard output.
+fn print_settings(name: &str) -> Result<(), Failure> {
+    let schema = schema();
+    let text = settings::print(schema.find_subcommand(name).unwrap_or(&schema));
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Work(error.into()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod dev;
 mod narrate;
+mod roles;
 mod serve;
 mod settings;
 mod site;

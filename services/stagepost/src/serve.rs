@@ -267,7 +267,7 @@ fn accounts_client(process: &Process, own: &Token) -> Result<Option<rpc::Client>
     Ok(Some(rpc::connect(server, &token)))
 }
 
-fn merged<const N: usize>(all: [Routes; N]) -> Routes {
+pub(crate) fn merged<const N: usize>(all: [Routes; N]) -> Routes {
     let mut router = Routes::default().into_axum_router();
     for routes in all {
         // The default router has the answer to calls that nobody knows; two of them can't be merged.
@@ -276,7 +276,7 @@ fn merged<const N: usize>(all: [Routes; N]) -> Routes {
     Routes::from(router)
 }
 
-fn server_tls(process: &Process) -> Result<Option<ServerTls>, Failure> {
+pub(crate) fn server_tls(process: &Process) -> Result<Option<ServerTls>, Failure> {
     match (&process.tls_certificate, &process.tls_key) {
         (Some(certificate), Some(key)) => ServerTls::load(certificate, key)
             .map(Some)

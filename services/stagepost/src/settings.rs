@@ -11,7 +11,7 @@ use clap::builder::Resettable;
 use clap::{Arg, ArgAction, Command};
 
 /// Tables of the file; a flag whose name begins with none of them is at the top.
-const TABLES: [&str; 5] = ["accounts", "delivery", "ingress", "limits", "spool"];
+const TABLES: [&str; 7] = ["accounts", "delivery", "grpc", "ingress", "nats", "redis", "spool"];
 /// Flags that belong to the command line alone.
 const NOT_IN_FILES: [&str; 4] = ["config", "print-config", "help", "version"];
 
@@ -46,8 +46,8 @@ pub(crate) struct File {
 }
 
 impl File {
-    /// Reads a file and checks every key against the flags of `command`.
-    pub(crate) fn read(path: &Path, command: &Command) -> Result<Self, FileError> {
+    /// Reads a file and checks every key against the flags of `commands`: whoever shares the file knows it.
+    pub(crate) fn read(path: &Path, commands: &[&Command]) -> Result<Self, FileError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.into(), source })?;
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
@@ -60,21 +60,21 @@ impl File {
             match value {
                 toml::Value::Table(entries) if TABLES.contains(&key.as_str()) => {
                     for (inner, value) in entries {
-                        file.add(command, &format!("{key}.{inner}"), &value)?;
+                        file.add(commands, &format!("{key}.{inner}"), &value)?;
                     }
                 }
-                value => file.add(command, &key, &value)?,
+                value => file.add(commands, &key, &value)?,
             }
         }
         Ok(file)
     }
 
-    fn add(&mut self, command: &Command, key: &str, value: &toml::Value) -> Result<(), FileError> {
+    fn add(&mut self, commands: &[&Command], key: &str, value: &toml::Value) -> Result<(), FileError> {
         let flag = key.replace(['.', '_'], "-");
         let known =
             |arg: &&Arg| arg.get_long() == Some(flag.as_str()) && !NOT_IN_FILES.contains(&flag.as_str());
-        let Some(arg) = command.get_arguments().find(known) else {
-            let hint = nearest(command, &flag).map(|name| format!(", perhaps `{}`", key_of(name)));
+        let Some(arg) = commands.iter().flat_map(|command| command.get_arguments()).find(known) else {
+            let hint = nearest(commands, &flag).map(|name| format!(", perhaps `{}`", key_of(name)));
             let hint = hint.unwrap_or_default();
             return Err(FileError::UnknownKey { path: self.path.clone(), key: key.into(), hint });
         };
@@ -130,8 +130,9 @@ fn scalar(value: &toml::Value) -> Option<String> {
 }
 
 /// The flag that differs from `wanted` least, if it differs little.
-fn nearest<'a>(command: &'a Command, wanted: &str) -> Option<&'a str> {
-    let names = command.get_arguments().filter_map(Arg::get_long).filter(|name| !NOT_IN_FILES.contains(name));
+fn nearest<'a>(commands: &[&'a Command], wanted: &str) -> Option<&'a str> {
+    let all = commands.iter().flat_map(|command| command.get_arguments());
+    let names = all.filter_map(Arg::get_long).filter(|name| !NOT_IN_FILES.contains(name));
     let scored = names.map(|name| (strsim::damerau_levenshtein(name, wanted), name));
     scored.min().filter(|(distance, _)| *distance <= 1 + wanted.len() / 5).map(|(_, name)| name)
 }
@@ -169,8 +170,9 @@ pub(crate) fn print(command: &Command) -> String {
             arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
         let _ = writeln!(out, "{}\n", assignment(&rest.replace('-', "_"), arg, &values));
     }
-    let mut text = String::from(
-        "# Every setting of `stagepost run` with its default. Flags win over environment variables, these over this file.\n\n",
+    let mut text = format!(
+        "# Every setting of `stagepost {}` with its default. Flags win over environment variables, these over this file.\n\n",
+        command.get_name()
     );
     for (table, settings) in tables {
         if let Some(table) = table {
@@ -246,7 +248,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.toml");
         std::fs::write(&path, text).unwrap();
-        File::read(&path, &schema())
+        File::read(&path, &[&schema()])
     }
 
     #[test]

@@ -120,6 +120,20 @@ pub enum OpenError {
     Instance(String),
 }
 
+impl OpenError {
+    /// Whether somebody has to change something; the rest may come right by itself.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Version { .. } | Self::Instance(_) => true,
+            Self::Durability(_)
+            | Self::Connect { .. }
+            | Self::Stream { .. }
+            | Self::Consumer { .. }
+            | Self::Setup(_) => false,
+        }
+    }
+}
+
 /// A queue in JetStream. Dropping it ends its tasks; leases that are left lapse.
 pub struct JetStream {
     core: Arc<Core>,
@@ -272,6 +286,27 @@ impl JetStream {
         tasks.spawn(writer);
         Ok(Self { core, events, tasks: Mutex::new(tasks) })
     }
+}
+
+impl JetStream {
+    /// Whether NATS can be reached, as far as is known.
+    ///
+    /// # Errors
+    /// What is the matter, in one line.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.core.link.is_up() { Ok(()) } else { Err("NATS can't be reached".to_owned()) }
+    }
+}
+
+/// A connection to the same NATS for what else is kept there, which is held to the same demands.
+///
+/// # Errors
+/// When NATS can't be reached, is too old, or may lose what it acknowledged.
+pub async fn context(settings: &Settings) -> Result<async_nats::jetstream::Context, OpenError> {
+    check_instance(&settings.instance)?;
+    let (client, _link) = link::connect(settings).await?;
+    durability::check(&client, settings).await?;
+    Ok(async_nats::jetstream::new(client))
 }
 
 impl Drop for JetStream {

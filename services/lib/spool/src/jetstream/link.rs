@@ -51,6 +51,10 @@ impl Link {
         self.restarted_at_ms.store(unix_millis(), Ordering::SeqCst);
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
     /// Whether NATS can be reached, or can be within this time.
     pub(super) async fn wait_connected(&self, within: Duration) -> bool {
         if *self.up.borrow() {
