@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::Value;
+
 use crate::message;
 use crate::mx::Received;
-use crate::stagepost::Stagepost;
 
 /// What was handed over. Each recipient address is to be used for one message only.
 #[derive(Debug, Default)]
@@ -52,13 +53,18 @@ impl Ledger {
         doubtful.extend(recipients.iter().map(|recipient| (*recipient).to_owned()));
     }
 
+    /// The recipients whose message was answered with 250.
+    pub fn recipients(&self) -> Vec<String> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// How many recipients were accepted so far.
     pub fn count(&self) -> usize {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Adds up what was received, reports of failure among it, and what is queued.
-    pub fn balance(&self, received: &[Received], stagepost: &Stagepost) -> Balance {
+    /// Adds up what was received, reports of failure among it, and what `queue list` says.
+    pub fn balance(&self, received: &[Received], queue: &[Value]) -> Balance {
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut copies: BTreeMap<String, usize> = BTreeMap::new();
@@ -72,7 +78,7 @@ impl Ledger {
                 }
             }
         }
-        let queued = queued_recipients(stagepost);
+        let queued = queued_recipients(queue);
         let known = |recipient: &&String| accepted.contains(*recipient) || doubtful.contains(*recipient);
         let kept = |recipient: &&String| {
             copies.contains_key(*recipient) || bounced.contains(*recipient) || queued.contains(*recipient)
@@ -113,8 +119,7 @@ pub fn failed_recipients(report: &[u8]) -> Vec<String> {
     failed
 }
 
-fn queued_recipients(stagepost: &Stagepost) -> BTreeSet<String> {
-    let jobs = stagepost.queue();
+fn queued_recipients(jobs: &[Value]) -> BTreeSet<String> {
     let recipients = jobs.iter().filter_map(|job| job["to"].as_array()).flatten();
     recipients.filter_map(|recipient| recipient.as_str()).map(str::to_owned).collect()
 }

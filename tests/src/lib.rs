@@ -50,6 +50,7 @@ pub mod corpus;
 pub mod deadline;
 pub mod dns;
 pub mod fault;
+pub mod fleet;
 pub mod http;
 pub mod jaeger;
 pub mod judge;

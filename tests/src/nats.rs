@@ -2,8 +2,7 @@
 //!
 //! They are set up as Stagepost wants them: JetStream on disk, `sync_interval: always`.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use rustix::process::Signal;
 
 use crate::address;
 use crate::deadline::until_true;
+use crate::http;
 use crate::process::Process;
 
 /// Where clients connect.
@@ -125,7 +125,7 @@ impl Nats {
 
     /// What the monitoring port of a server answers to a path, if it does.
     pub fn monitor(&self, place: usize, path: &str) -> Option<String> {
-        http(self.nodes[place].address, path)
+        monitored(self.nodes[place].address, path)
     }
 }
 
@@ -158,18 +158,12 @@ impl Node {
     }
 
     fn is_healthy(&self) -> bool {
-        http(self.address, "/healthz").is_some_and(|answer| answer.contains("\"ok\""))
+        monitored(self.address, "/healthz").is_some_and(|answer| answer.contains("\"ok\""))
     }
 }
 
-/// The body of what an HTTP server answers with 200, by HTTP/1.0.
-fn http(address: Ipv4Addr, path: &str) -> Option<String> {
-    let to = SocketAddr::from((address, MONITOR_PORT));
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split_whitespace().nth(1).filter(|code| *code == "200").map(|_| body.to_owned())
+/// The body of what the monitoring answers with 200.
+fn monitored(address: Ipv4Addr, path: &str) -> Option<String> {
+    let answer = http::try_ask("GET", SocketAddr::from((address, MONITOR_PORT)), path).ok()?;
+    (answer.status == 200).then_some(answer.body)
 }

@@ -86,7 +86,7 @@ impl World {
             })
         };
         until_true("all that can be delivered is", SOON * 4, stuck);
-        ledger.balance(&self.received(), stagepost)
+        ledger.balance(&self.received(), &stagepost.queue())
     }
 }
 

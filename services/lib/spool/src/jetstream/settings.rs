@@ -51,7 +51,7 @@ pub struct Config {
     #[arg(long, default_value_t = 1 << 30)]
     pub nats_events_bytes_max: u64,
     /// Seconds after which a job is taken from a worker that gives no sign of life.
-    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(4..))]
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(30..))]
     pub nats_lease_secs: u64,
 }
 

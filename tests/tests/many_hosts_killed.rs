@@ -1,0 +1,329 @@
+//! 250 means kept, and every recipient ends once, whatever is killed: a process of any role, a NATS server, Redis, or all of
+//! them at once. Mail goes out twice only where the worker, or its NATS, died between the remote's 250 and our record of it.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
+#![allow(clippy::print_stdout, reason = "the figures of a run are part of what it proves")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::Signal;
+use rustls::ClientConfig;
+use serde_json::Value;
+use tests::deadline::{SOON, until_true};
+use tests::fleet::{Fleet, FleetSetup, Role};
+use tests::lab::Lab;
+use tests::ledger::Ledger;
+use tests::long;
+use tests::message;
+use tests::mx::{Answer, Mx, Step};
+use tests::smtp::{Client, base64};
+use tests::stagepost::{HOST, PASSWORD, USER};
+
+const FROM: &str = "hello@sender.test";
+/// How long before an end the remote's 250 may have come that wasn't recorded.
+const UNRECORDED: Duration = Duration::from_secs(15);
+const KINDS_OF_END: [&str; 4] = ["delivered", "bounced", "expired", "dropped"];
+
+struct World {
+    lab: Lab,
+    receivers: Vec<Mx>,
+}
+
+impl World {
+    /// One receiver takes all, one puts each recipient off once, one refuses some; the sender gets the reports.
+    fn new() -> Self {
+        let lab = Lab::new();
+        let takes = lab.mx("takes.test");
+        let puts_off = lab.mx("puts-off.test");
+        let seen = std::sync::Mutex::new(BTreeSet::new());
+        puts_off.script(move |step| match step {
+            Step::Command { line, .. }
+                if line.starts_with("RCPT") && seen.lock().unwrap().insert((*line).to_owned()) =>
+            {
+                Answer::reply("451 4.2.0 not yet")
+            }
+            _ => Answer::Usual,
+        });
+        let refuses = lab.mx("refuses.test");
+        refuses.script(|step| match step {
+            Step::Command { line, .. } if line.starts_with("RCPT TO:<no") => {
+                Answer::reply("550 5.1.1 nobody")
+            }
+            _ => Answer::Usual,
+        });
+        let reports = lab.mx("sender.test");
+        Self { lab, receivers: vec![takes, puts_off, refuses, reports] }
+    }
+
+    fn fleet(&self) -> Fleet {
+        FleetSetup::new(&self.lab)
+            .replicated()
+            .with(Role::Ingress, 3)
+            .with(Role::Accounts, 2)
+            .with(Role::Delivery, 3)
+            .set("delivery.retry_waits_secs", vec![1_i64, 2, 4, 8])
+            .start()
+    }
+}
+
+struct Load {
+    addresses: Vec<SocketAddr>,
+    tls: Arc<ClientConfig>,
+    ledger: Ledger,
+    over: AtomicBool,
+    /// Between two messages of a submitter.
+    pause: Duration,
+}
+
+impl Load {
+    fn login(&self, place: usize) -> io::Result<Client> {
+        let mut client = Client::try_connect(self.addresses[place % self.addresses.len()])?;
+        client.try_reply()?;
+        let auth = format!("AUTH PLAIN {}", base64(format!("\0{USER}\0{PASSWORD}").as_bytes()));
+        for (line, code) in
+            [("EHLO client.test", 250), ("STARTTLS", 220), ("EHLO client.test", 250), (&auth, 235)]
+        {
+            client.try_send(format!("{line}\r\n").as_bytes())?;
+            let reply = client.try_reply()?;
+            if reply.code != code {
+                return Err(io::Error::other(format!("{line}: {reply:?}")));
+            }
+            if line == "STARTTLS" {
+                client.try_handshake(&self.tls, HOST)?;
+            }
+        }
+        Ok(client)
+    }
+
+    /// Submits until the load is over, by a new session at the next ingress whenever one dies.
+    fn submit(&self, submitter: usize) {
+        let (mut session, mut place, mut number) = (None, submitter, 0);
+        while !self.over.load(Ordering::Relaxed) {
+            std::thread::sleep(self.pause);
+            let Some(mut client) = session.take().or_else(|| self.login(place).ok()) else {
+                place += 1;
+                continue;
+            };
+            number += 1;
+            let recipients = recipients(submitter, number);
+            let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+            let octets = message::text(FROM, recipients[0], &format!("mail-{submitter}-{number}"), "Hello.");
+            match client.try_submit(FROM, &recipients, &octets) {
+                Ok(reply) if reply.code == 250 => {
+                    self.ledger.accepted(&recipients);
+                    session = Some(client);
+                }
+                _ => self.ledger.doubtful(&recipients),
+            }
+        }
+    }
+}
+
+/// Each name is used for one message.
+fn recipients(submitter: usize, number: usize) -> Vec<String> {
+    let name = format!("user-{submitter}-{number}");
+    let mut all = vec![format!("{name}@takes.test")];
+    if number.is_multiple_of(3) {
+        all.push(format!("{name}@puts-off.test"));
+    }
+    if number.is_multiple_of(5) {
+        all.push(format!("no-{name}@refuses.test"));
+    }
+    all
+}
+
+/// What to end, drawn from a printed seed.
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let seed = u64::from(now.subsec_nanos()) << 20 | 1;
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        // Xorshift, by Marsaglia.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % most
+    }
+}
+
+/// Ends one of the 3 + 2 + 3 processes, 3 NATS servers and Redis, and starts it again.
+fn kill_one(fleet: &mut Fleet, chance: &mut Chance) -> &'static str {
+    match chance.below(12) {
+        place @ 0..3 => revive(fleet, Role::Ingress, place),
+        place @ 3..5 => revive(fleet, Role::Accounts, place - 3),
+        place @ 5..8 => revive(fleet, Role::Delivery, place - 5),
+        place @ 8..11 => {
+            fleet.nats.kill(place - 8);
+            fleet.nats.restart();
+            "nats"
+        }
+        _ => {
+            fleet.redis.kill();
+            fleet.redis.start_again();
+            "redis"
+        }
+    }
+}
+
+fn revive(fleet: &mut Fleet, role: Role, place: usize) -> &'static str {
+    fleet.kill(role, place);
+    fleet.start(role, place);
+    "process"
+}
+
+/// Runs `disturb` under load and settles the account.
+fn under_load(
+    world: &World,
+    fleet: &mut Fleet,
+    submitters: usize,
+    pause: Duration,
+    disturb: impl FnOnce(&mut Fleet) -> Vec<Instant>,
+) {
+    let load = Load {
+        addresses: (0..fleet.count(Role::Ingress)).map(|place| fleet.submission(place)).collect(),
+        tls: Arc::clone(fleet.tls()),
+        ledger: Ledger::default(),
+        over: AtomicBool::new(false),
+        pause,
+    };
+    let ends = std::thread::scope(|scope| {
+        for submitter in 0..submitters {
+            let load = &load;
+            scope.spawn(move || load.submit(submitter));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let ends = disturb(fleet);
+        std::thread::sleep(Duration::from_secs(1));
+        load.over.store(true, Ordering::Relaxed);
+        ends
+    });
+    fleet.heal();
+    settle(world, fleet, &load.ledger, &ends);
+}
+
+fn settle(world: &World, fleet: &Fleet, ledger: &Ledger, ends: &[Instant]) {
+    fleet.wait_until_idle(SOON * 8);
+    let received: Vec<_> = world.receivers.iter().flat_map(Mx::messages).collect();
+    let balance = ledger.balance(&received, &fleet.queue());
+    println!("{} ends: {balance}", ends.len());
+    assert!(balance.is_complete(), "{balance}\nlost {:?}\nunknown {:?}", balance.lost, balance.unknown);
+    assert_eq!(balance.accepted, balance.delivered + balance.bounced, "{balance}");
+    assert!(balance.delivered > 100 && balance.bounced > 0, "a load that proves little: {balance}");
+
+    let mut copies: BTreeMap<&str, Vec<Instant>> = BTreeMap::new();
+    for message in received.iter().filter(|message| !message.reverse_path().is_empty()) {
+        for recipient in message.recipients() {
+            copies.entry(recipient).or_default().push(message.at);
+        }
+    }
+    let mut twice = BTreeSet::new();
+    for (recipient, copies) in copies.iter().filter(|(_, copies)| copies.len() > 1) {
+        twice.insert(*recipient);
+        for pair in copies.windows(2) {
+            let explains = |end: &&Instant| pair[0] <= **end + UNRECORDED && **end <= pair[1];
+            assert!(
+                ends.iter().any(|end| explains(&end)),
+                "{recipient} got a second copy, and no end explains it"
+            );
+        }
+    }
+    // Every accepted recipient has an event that says how it ended, and one only unless a copy too many went out.
+    let mut ended: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for event in fleet.events() {
+        let kind = event["kind"].as_str().unwrap_or_default();
+        if KINDS_OF_END.contains(&kind) {
+            let id = ["job", "attempt", "kind"].map(|field| event[field].to_string()).join("/");
+            ended.entry(text(&event["recipient"])).or_default().insert(id);
+        }
+    }
+    let missing: Vec<_> =
+        ledger.recipients().into_iter().filter(|recipient| !ended.contains_key(recipient)).collect();
+    assert!(missing.is_empty(), "no event says how these ended: {missing:?}");
+    let several: Vec<_> = ended
+        .iter()
+        .filter(|(recipient, ids)| ids.len() > 1 && !twice.contains(recipient.as_str()))
+        .collect();
+    println!("{} copies too many, {} recipients with two ends and one copy", twice.len(), several.len());
+    assert!(several.is_empty(), "{several:?}");
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn whatever_single_process_is_killed_nothing_is_lost() {
+    let world = World::new();
+    let mut fleet = world.fleet();
+    let mut chance = Chance::new();
+    let kills = long::pick(10, 150);
+    under_load(&world, &mut fleet, 6, Duration::from_millis(10), |fleet| {
+        (0..kills)
+            .map(|_| {
+                let at = Instant::now();
+                println!("killed {}", kill_one(fleet, &mut chance));
+                std::thread::sleep(Duration::from_secs(2));
+                at
+            })
+            .collect()
+    });
+}
+
+#[test]
+fn all_killed_at_once_nothing_is_lost() {
+    let world = World::new();
+    let mut fleet = world.fleet();
+    let rounds = long::pick(2, 10);
+    under_load(&world, &mut fleet, 6, Duration::from_millis(10), |fleet| {
+        (0..rounds)
+            .map(|_| {
+                let at = Instant::now();
+                for role in [Role::Ingress, Role::Delivery, Role::Accounts] {
+                    (0..fleet.count(role)).for_each(|place| fleet.kill(role, place));
+                }
+                fleet.nats.kill_all();
+                fleet.redis.kill();
+                fleet.redis.start_again();
+                fleet.heal();
+                std::thread::sleep(Duration::from_secs(3));
+                at
+            })
+            .collect()
+    });
+}
+
+#[test]
+fn whatever_is_stopped_for_a_while_nothing_is_lost() {
+    let world = World::new();
+    let mut fleet = world.fleet();
+    let stopped = Duration::from_secs(40);
+    under_load(&world, &mut fleet, 4, Duration::from_millis(20), |fleet| {
+        let begin = Instant::now();
+        // One of each kind at the same time; the others go on.
+        for role in [Role::Ingress, Role::Accounts, Role::Delivery] {
+            fleet.signal(role, 0, Signal::STOP);
+        }
+        fleet.nats.process(0).signal(Signal::STOP);
+        std::thread::sleep(stopped);
+        fleet.nats.process(0).signal(Signal::CONT);
+        for role in [Role::Ingress, Role::Accounts, Role::Delivery] {
+            fleet.signal(role, 0, Signal::CONT);
+        }
+        // What the stopped worker had is another's after a lease.
+        vec![begin, begin + stopped / 2, begin + stopped]
+    });
+    until_true("the stopped ingress takes mail again", SOON, || {
+        fleet.login(0).submit(FROM, &["x@takes.test"], &message::text(FROM, "x@takes.test", "x", "x")).code
+            == 250
+    });
+}
