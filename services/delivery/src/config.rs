@@ -93,7 +93,8 @@ pub struct Config {
         value_name = "SECONDS"
     )]
     pub delivery_retry_waits_secs: Vec<u64>,
-    /// The same for some sites, as SITE=SECONDS:SECONDS; SITE as in `--delivery-site-limits`.
+    /// Seconds to wait after failed attempts at some sites instead, as SITE=SECONDS:SECONDS; SITE as in
+    /// `--delivery-site-limits`.
     #[arg(long, value_delimiter = ',', value_name = "WAITS")]
     pub delivery_site_retry_waits_secs: Vec<SiteRetryWaits>,
     /// A message that couldn't be delivered for so many seconds goes back to its sender.
