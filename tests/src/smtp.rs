@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -83,10 +84,26 @@ impl Client {
 
     /// [`Client::connect`] where the server may be away.
     pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, SOON)?;
+        Self::over(TcpStream::connect_timeout(&address, SOON)?)
+    }
+
+    fn over(socket: TcpStream) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(SOON * 4))?;
         Ok(Self { stream: Stream::Clear(socket), buffer: Vec::new() })
+    }
+
+    /// [`Client::connect`] from an address of this machine, as another client has one.
+    pub fn connect_from(source: Ipv4Addr, address: SocketAddr) -> Self {
+        let connect = || -> io::Result<TcpStream> {
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            bind(&socket, &SocketAddr::from((source, 0)))?;
+            rustix::net::connect(&socket, &address)?;
+            Ok(socket.into())
+        };
+        let socket =
+            connect().unwrap_or_else(|error| panic!("can't connect from {source} to {address}: {error}"));
+        Self::over(socket).expect("a socket can be set up")
     }
 
     /// Connects and shakes hands at once, as on port 465.

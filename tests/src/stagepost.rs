@@ -363,6 +363,13 @@ impl Stagepost {
         client
     }
 
+    /// [`Stagepost::client`] from another address of this machine.
+    pub fn client_from(&self, source: Ipv4Addr) -> Client {
+        let mut client = Client::connect_from(source, self.submission());
+        client.start_tls(&self.tls, HOST);
+        client
+    }
+
     /// A client that is logged in as [`USER`].
     pub fn login(&self) -> Client {
         self.login_as(USER, PASSWORD)

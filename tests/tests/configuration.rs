@@ -149,6 +149,11 @@ fn what_is_wrong_in_a_file_is_named_with_file_and_key() {
         ("[ingress]\nlisten = [\"nowhere\"]", ["setting `ingress.listen`", "\"nowhere\""]),
         ("[delivery]\nmode = \"pigeon\"", ["setting `delivery.mode`", "expected one of mx, sandbox"]),
         ("[delivery]\nretry_waits_secs = []", ["retry", "wait"]),
+        (
+            "[delivery]\nsite_limits = [\"gogle=0:1:1\"]",
+            ["no provider is called \"gogle\"", "perhaps \"google\""],
+        ),
+        ("[delivery]\nsite_retry_waits_secs = { yahoo = \"0\" }", ["yahoo", "at least 1 second"]),
         ("log_format = \"xml\"", ["setting `log_format`", "\"xml\""]),
         ("log = \"shout\"", ["setting `log`", "shout"]),
         ("[ingress\n", ["line 3", "site.toml"]),

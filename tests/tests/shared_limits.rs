@@ -123,6 +123,8 @@ impl Stage for Shared {
 
 #[path = "shared_limits/away.rs"]
 mod away;
+#[path = "shared_limits/logins.rs"]
+mod logins;
 #[path = "shared_limits/restarts.rs"]
 mod restarts;
 #[path = "shared_limits/server.rs"]

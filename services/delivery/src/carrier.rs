@@ -84,7 +84,8 @@ async fn serve<S: Spool, L: Limits>(
             Delivery::Lost => return,
             Delivery::Panicked(panicked) => return settle::poisoned(context, parcel.work, panicked).await,
         };
-        let spent = connection.served >= context.reuse.messages_max || context.stopping.is_cancelled();
+        let spent = connection.served >= context.sites.messages_max(&parcel.route.site)
+            || context.stopping.is_cancelled();
         if !usable {
             return;
         }
@@ -106,7 +107,7 @@ async fn permitted<S: Spool, L: Limits>(
     context: &Context<S, L>,
     parcel: Parcel<S::Lease>,
 ) -> Option<(Parcel<S::Lease>, L::Connection)> {
-    let limits = context.limits_of(&parcel.route.site);
+    let limits = context.sites.limits(&parcel.route.site);
     loop {
         let wait = match context.limits.connection(&parcel.route.site, limits).await {
             Permission::Granted(permission) => return Some((parcel, permission)),
@@ -129,7 +130,7 @@ pub(crate) async fn postpone<S: Spool, L: Limits>(
     wait: std::time::Duration,
     reason: String,
 ) {
-    if context.limits_of(&parcel.route.site).messages_per_sec > 0.0 {
+    if context.sites.limits(&parcel.route.site).messages_per_sec > 0.0 {
         context.limits.return_slot(&parcel.route.site, 1);
     }
     let span = parcel.work.span.clone();
@@ -258,7 +259,7 @@ async fn following<S: Spool, L: Limits>(
     }
     tokio::select! {
         biased;
-        next = place.wait(context.reuse.idle) => next.ok_or(Ended::Idle),
+        next = place.wait(context.idle) => next.ok_or(Ended::Idle),
         () = context.stopping.cancelled() => Err(Ended::Idle),
         () = connection.disturbed() => Err(Ended::Closed),
     }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use mail::{RetrySchedule, RetryScheduleError};
 
-use crate::route::{Network, SiteLimit, StaticRoute, TlsPolicy, TlsSite};
+use crate::route::{
+    Network, Providers, ProvidersError, SiteLimit, SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite,
+};
+use crate::sites::{Sites, UnknownSite};
 
 /// The flags of delivery. Defaults suit a host that sends for some organisations.
 #[derive(clap::Args, Clone, Debug)]
@@ -22,7 +25,7 @@ pub struct Config {
     /// Most jobs in work at a time.
     #[arg(long, default_value_t = 1000, value_name = "JOBS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub delivery_jobs_max: u32,
-    /// Most connections at a time to a destination, where `--delivery-site-limits` doesn't say otherwise.
+    /// Most connections at a time to a site, where `--delivery-site-limits` doesn't say otherwise.
     #[arg(long, default_value_t = 20, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub delivery_connections_max: u32,
     /// A connection is closed after so many messages.
@@ -31,9 +34,11 @@ pub struct Config {
     /// A connection that waits for its next message is closed after so many seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]
     pub delivery_connection_idle_secs: u64,
-    /// Limits of sites, as SITE=RATE:BURST:CONNECTIONS: messages a second (0: no limit), messages at once after a pause,
-    /// connections at a time (0: the default). SITE is `google`, `microsoft`, `yahoo`, the name of an MX host, or a static
-    /// route's HOST:PORT.
+    /// Limits of sites, as SITE=RATE:BURST:CONNECTIONS or SITE=RATE:BURST:CONNECTIONS:MESSAGES: messages a second (0: no limit),
+    /// messages at once after a pause, connections at a time (0: the default), messages after which a connection is closed (0:
+    /// the default). SITE is the name of a provider, as `google`; or the names of a domain's MX hosts, sorted and joined by `+`, as
+    /// `mx1.example.com+mx2.example.com`; or a static route's HOST:PORT; events show it. Providers, their names and their
+    /// defaults are in `services/delivery/src/route/providers.toml`.
     #[arg(long, value_delimiter = ',', value_name = "LIMIT")]
     pub delivery_site_limits: Vec<SiteLimit>,
     /// Next hops that are set instead of found by MX, as DOMAIN=HOST:PORT or DOMAIN=HOST:PORT/TLS-POLICY; DOMAIN may be
@@ -64,7 +69,8 @@ pub struct Config {
     /// The TLS that recipients' servers need; a message may ask for more.
     #[arg(long, value_enum, default_value_t = TlsPolicy::Opportunistic, value_name = "POLICY")]
     pub delivery_tls: TlsPolicy,
-    /// The TLS that the servers of some recipient domains need, as DOMAIN=POLICY; DOMAIN as in `--delivery-routes`.
+    /// The TLS that the servers of some recipient domains need, as DOMAIN=POLICY; DOMAIN as in `--delivery-routes`, or the
+    /// name of a provider. The first that fits counts.
     #[arg(long, value_delimiter = ',', value_name = "SITE")]
     pub delivery_tls_sites: Vec<TlsSite>,
     /// A PEM file of authorities whose certificates count as verified, beside the well-known ones.
@@ -87,6 +93,10 @@ pub struct Config {
         value_name = "SECONDS"
     )]
     pub delivery_retry_waits_secs: Vec<u64>,
+    /// Seconds to wait after failed attempts at some sites instead, as SITE=SECONDS:SECONDS; SITE as in
+    /// `--delivery-site-limits`.
+    #[arg(long, value_delimiter = ',', value_name = "WAITS")]
+    pub delivery_site_retry_waits_secs: Vec<SiteRetryWaits>,
     /// A message that couldn't be delivered for so many seconds goes back to its sender.
     #[arg(long, default_value_t = 259_200, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub delivery_lifetime_secs: u64,
@@ -156,6 +166,20 @@ pub enum ConfigError {
     /// The waits or the lifetime make no sense.
     #[error("--delivery-retry-waits-secs and --delivery-lifetime-secs: {0}")]
     Schedule(#[from] RetryScheduleError),
+    /// The waits of a site make no sense.
+    #[error("--delivery-site-retry-waits-secs: {site}: {source}")]
+    SiteSchedule {
+        /// Which.
+        site: String,
+        /// What is wrong.
+        source: RetryScheduleError,
+    },
+    /// Limits or waits are for a site that can't be.
+    #[error(transparent)]
+    UnknownSite(#[from] UnknownSite),
+    /// The providers that come with the program can't be used.
+    #[error(transparent)]
+    Providers(#[from] ProvidersError),
 }
 
 impl Config {
@@ -164,7 +188,7 @@ impl Config {
     /// # Errors
     /// Says which don't.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.schedule()?;
+        self.sites()?;
         if self.delivery_mode == Mode::Sandbox && self.delivery_sandbox.is_none() {
             return Err(ConfigError::NoSandbox);
         }
@@ -176,8 +200,26 @@ impl Config {
         self.delivery_lifetime_secs
     }
 
-    pub(crate) fn schedule(&self) -> Result<RetrySchedule, ConfigError> {
-        Ok(RetrySchedule::new(self.delivery_retry_waits_secs.clone(), self.delivery_lifetime_secs)?)
+    /// What holds towards sites.
+    pub(crate) fn sites(&self) -> Result<Sites, ConfigError> {
+        let providers = Providers::shipped()?;
+        let lifetime_secs = self.delivery_lifetime_secs;
+        let schedule = RetrySchedule::new(self.delivery_retry_waits_secs.clone(), lifetime_secs)?;
+        let mut sites = Sites::new(
+            providers,
+            self.delivery_connections_max,
+            self.delivery_connection_messages_max,
+            schedule,
+        );
+        for limit in &self.delivery_site_limits {
+            sites.set_limit(limit)?;
+        }
+        for SiteRetryWaits { site, waits_secs } in &self.delivery_site_retry_waits_secs {
+            let schedule = RetrySchedule::new(waits_secs.clone(), lifetime_secs)
+                .map_err(|source| ConfigError::SiteSchedule { site: site.clone(), source })?;
+            sites.set_schedule(site, schedule)?;
+        }
+        Ok(sites)
     }
 }
 
@@ -191,12 +233,4 @@ pub(crate) struct Timeouts {
     pub(crate) data: Duration,
     pub(crate) block: Duration,
     pub(crate) reply_to_message: Duration,
-}
-
-/// How connections are used.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reuse {
-    pub(crate) connections_max: u32,
-    pub(crate) messages_max: u32,
-    pub(crate) idle: Duration,
 }

@@ -1,11 +1,10 @@
 //! What all parts of delivery share.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use limits::{Limits, SiteLimits};
-use mail::{RetrySchedule, Timestamp};
+use limits::Limits;
+use mail::Timestamp;
 use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::approach::Means;
-use crate::config::{Reuse, Sign, Timeouts};
+use crate::config::{Sign, Timeouts};
 use crate::isolation::Failures;
 use crate::metrics::Metrics;
 use crate::observer::Observer;
@@ -22,6 +21,7 @@ use crate::pool::Pools;
 use crate::route::Router;
 use crate::sandbox::Sandbox;
 use crate::sign::Signatures;
+use crate::sites::Sites;
 use crate::suspension::Suspensions;
 use crate::tls::ClientTls;
 
@@ -34,15 +34,15 @@ pub(crate) struct Context<S: Spool, L: Limits> {
     pub(crate) host_name: Domain,
     /// The same, as EHLO wants it.
     pub(crate) name: Host,
-    pub(crate) schedule: RetrySchedule,
     /// Where mail goes instead of to its recipients.
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) sign: Sign,
     pub(crate) router: Router,
     pub(crate) tls: ClientTls,
     pub(crate) timeouts: Timeouts,
-    pub(crate) reuse: Reuse,
-    pub(crate) site_limits: HashMap<String, SiteLimits>,
+    pub(crate) sites: Sites,
+    /// An open connection waits so long for its next job.
+    pub(crate) idle: Duration,
     pub(crate) signatures: Signatures,
     pub(crate) failures: Failures,
     pub(crate) pools: Pools<S::Lease>,
@@ -67,16 +67,6 @@ impl<S: Spool, L: Limits> Context<S, L> {
 
     pub(crate) fn means(&self) -> Means<'_> {
         Means { tls: &self.tls, timeouts: &self.timeouts, name: &self.name, metrics: &self.metrics }
-    }
-
-    /// What holds towards a site.
-    pub(crate) fn limits_of(&self, site: &str) -> SiteLimits {
-        let default = self.reuse.connections_max;
-        match self.site_limits.get(site) {
-            Some(set) if set.connections > 0 => *set,
-            Some(set) => SiteLimits { connections: default, ..*set },
-            None => SiteLimits { messages_per_sec: 0.0, burst: 1, connections: default },
-        }
     }
 }
 

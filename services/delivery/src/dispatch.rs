@@ -113,7 +113,7 @@ async fn process<S: Spool, L: Limits>(context: Arc<Context<S, L>>, mut work: Wor
             let Ready { route, requirement, signature, routing, signing } = ready;
             work.times.route = routing;
             work.times.sign = signing;
-            let connections_max = context.limits_of(&route.site).connections;
+            let connections_max = context.sites.limits(&route.site).connections;
             let parcel = Parcel { work, route, requirement, signature, since: Instant::now() };
             let submitted = context.pools.submit(parcel, connections_max);
             place(&context, submitted).await;
@@ -209,7 +209,7 @@ async fn ready<S: Spool, L: Limits>(
     })?;
     let signature = sign(context, work, standing).await?;
     let signing = started.elapsed() - routing;
-    let limits = context.limits_of(&route.site);
+    let limits = context.sites.limits(&route.site);
     if limits.messages_per_sec > 0.0 {
         let urgency = if work.job().deferred.is_some() { Urgency::Due } else { Urgency::Fresh };
         if let Slot::Wait(wait) = context.limits.slot(&route.site, limits, 1, urgency).await {

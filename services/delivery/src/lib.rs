@@ -36,6 +36,7 @@ mod sandbox;
 mod settle;
 mod sign;
 mod simulator;
+mod sites;
 mod spans;
 mod stream;
 mod suspension;
@@ -60,12 +61,13 @@ pub use config::{AddressFamily, Config, ConfigError, Mode, Sign};
 pub use metrics::{Metrics, show_queue};
 pub use observer::{AttemptReport, LogObserver, Observer};
 pub use route::{
-    Network, NextHop, ParseNetworkError, ParseSettingError, Pattern, SiteLimit, StaticRoute, TlsPolicy,
-    TlsSite,
+    Network, NextHop, ParseNetworkError, ParseSettingError, Pattern, ProvidersError, SiteLimit,
+    SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite,
 };
+pub use sites::UnknownSite;
 pub use tls::TlsError;
 
-use crate::config::{Reuse, Timeouts};
+use crate::config::Timeouts;
 use crate::context::Context;
 use crate::isolation::Failures;
 use crate::pool::Pools;
@@ -155,15 +157,15 @@ fn context<S: Spool, L: Limits>(
     parts: Parts<S, L>,
     stopping: CancellationToken,
 ) -> Result<Context<S, L>, Error> {
-    let schedule = config.schedule()?;
+    let sites = config.sites()?;
     let Config {
         delivery_mode,
         delivery_sandbox,
         delivery_jobs_max,
-        delivery_connections_max,
-        delivery_connection_messages_max,
+        delivery_connections_max: _,
+        delivery_connection_messages_max: _,
         delivery_connection_idle_secs,
-        delivery_site_limits,
+        delivery_site_limits: _,
         delivery_routes,
         delivery_port,
         delivery_resolvers,
@@ -179,6 +181,7 @@ fn context<S: Spool, L: Limits>(
         delivery_signing_threads,
         delivery_accounts_timeout_secs,
         delivery_retry_waits_secs: _,
+        delivery_site_retry_waits_secs: _,
         delivery_lifetime_secs: _,
         delivery_connect_timeout_secs,
         delivery_greeting_timeout_secs,
@@ -205,6 +208,7 @@ fn context<S: Spool, L: Limits>(
         statics: delivery_routes,
         tls: delivery_tls,
         tls_sites: delivery_tls_sites,
+        providers: sites.providers(),
     };
     let threads = match delivery_signing_threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -219,7 +223,6 @@ fn context<S: Spool, L: Limits>(
         trace_addresses,
         name: Host::Domain(host_name.clone()),
         host_name,
-        schedule,
         sandbox: sandbox(delivery_mode, delivery_sandbox)?,
         sign: delivery_sign,
         router: Router::new(Box::new(dns), router),
@@ -233,12 +236,8 @@ fn context<S: Spool, L: Limits>(
             block: secs(delivery_block_timeout_secs),
             reply_to_message: secs(delivery_final_timeout_secs),
         },
-        reuse: Reuse {
-            connections_max: delivery_connections_max,
-            messages_max: delivery_connection_messages_max,
-            idle: secs(delivery_connection_idle_secs),
-        },
-        site_limits: delivery_site_limits.into_iter().map(|limit| (limit.site, limit.limits)).collect(),
+        sites,
+        idle: secs(delivery_connection_idle_secs),
         signatures: Signatures::new(signing, secs(delivery_accounts_timeout_secs), threads)
             .map_err(Error::Threads)?,
         failures: Failures::default(),

@@ -69,7 +69,7 @@ pub(crate) async fn send<S: Spool, L: Limits>(context: &Context<S, L>, work: &Wo
         egress_pool: about.egress_pool.clone(),
         accepted_at,
         not_before: None,
-        expires_at: accepted_at.plus_secs(context.schedule.lifetime_secs()),
+        expires_at: accepted_at.plus_secs(context.sites.schedule(None).lifetime_secs()),
         trace_context: current_traceparent().or_else(|| about.trace_context.clone()),
     };
     let jobs = vec![NewJob { recipients: vec![Recipient::new(report.recipient)] }];

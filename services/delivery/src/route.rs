@@ -9,6 +9,7 @@
 mod lookup;
 mod mx;
 mod networks;
+mod providers;
 mod statics;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,7 +25,11 @@ use smtp::reply::EnhancedCode;
 pub(crate) use lookup::{Dns, Lookup};
 pub use networks::{Network, ParseNetworkError};
 pub(crate) use networks::{Reach, Verdict};
-pub use statics::{NextHop, ParseSettingError, Pattern, SiteLimit, StaticRoute, TlsPolicy, TlsSite};
+pub(crate) use providers::Providers;
+pub use providers::ProvidersError;
+pub use statics::{
+    NextHop, ParseSettingError, Pattern, SiteLimit, SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite,
+};
 
 use crate::cache::Cache;
 use crate::config::AddressFamily;
@@ -37,21 +42,12 @@ const HOLDS_MAX: Duration = Duration::from_secs(3600);
 const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
 const FAILURE_HOLDS: Duration = Duration::from_secs(15);
 
-/// Providers that serve many domains under many names, by the suffix of their MX hosts.
-const PROVIDERS: [(&str, &str); 5] = [
-    (".google.com", "google"),
-    (".googlemail.com", "google"),
-    (".outlook.com", "microsoft"),
-    (".mx.microsoft", "microsoft"),
-    (".yahoodns.net", "yahoo"),
-];
-
 /// The way to a destination.
 #[derive(Debug)]
 pub(crate) struct Route {
     /// Whose limits hold: a provider, or the destination itself.
     pub(crate) site: Arc<str>,
-    /// What shares connections: the sorted names of the MX hosts, or a static next hop.
+    /// What shares connections: the MX hosts of whichever domains name the same ones, or a static next hop.
     pub(crate) destination: Arc<str>,
     /// Best first; never empty, and none without an address.
     pub(crate) hosts: Vec<RouteHost>,
@@ -72,7 +68,7 @@ pub(crate) struct RouteHost {
 
 /// Hosts as they were found.
 struct Hosts {
-    site: Arc<str>,
+    destination: Arc<str>,
     hosts: Vec<RouteHost>,
     valid_until: Instant,
 }
@@ -110,6 +106,7 @@ pub(crate) struct RouterSettings {
     pub(crate) statics: Vec<StaticRoute>,
     pub(crate) tls: TlsPolicy,
     pub(crate) tls_sites: Vec<TlsSite>,
+    pub(crate) providers: Arc<Providers>,
 }
 
 /// Finds routes and keeps them as long as DNS allows.
@@ -145,14 +142,14 @@ impl Router {
         if let Some(set) = settings.statics.iter().find(|set| set.pattern.matches(host)) {
             return self.of_static(host, set).await;
         }
-        let tls = self.tls_of(host, None);
         let found = match host {
             Host::Domain(domain) => self.finder().of_domain(domain).await?,
             Host::Literal(ip) => of_literal(*ip, settings.reach.verdict(*ip))?,
         };
-        let Hosts { site: destination, hosts, valid_until } = found;
-        let site =
-            hosts.first().and_then(|first| provider(&first.name)).unwrap_or_else(|| destination.clone());
+        let Hosts { destination, hosts, valid_until } = found;
+        let provider = self.provider(&hosts);
+        let tls = self.tls_of(host, provider, None);
+        let site = provider.unwrap_or(&destination).clone();
         Ok((Route { site, destination, hosts, port: settings.port, tls }, valid_until))
     }
 
@@ -172,12 +169,29 @@ impl Router {
         };
         let destination: Arc<str> = hop.to_string().into();
         let hosts = vec![RouteHost { name, preference: 0, addresses }];
-        let tls = self.tls_of(host, set.tls);
+        let tls = self.tls_of(host, None, set.tls);
         Ok((Route { site: destination.clone(), destination, hosts, port: hop.port, tls }, valid_until))
     }
 
-    fn tls_of(&self, host: &Host, of_route: Option<TlsPolicy>) -> TlsRequirement {
-        let of_site = self.settings.tls_sites.iter().find(|site| site.pattern.matches(host));
+    /// Whose the best hosts are. Equal ones come in random order, so the first by name decides.
+    fn provider(&self, hosts: &[RouteHost]) -> Option<&Arc<str>> {
+        let best = hosts.first()?.preference;
+        let equal = hosts.iter().take_while(|host| host.preference == best);
+        let known = equal.filter_map(|host| {
+            let provider = self.settings.providers.of_host(&host.name.parse().ok()?)?;
+            Some((&host.name, provider))
+        });
+        known.min().map(|(_, provider)| provider)
+    }
+
+    fn tls_of(
+        &self,
+        host: &Host,
+        provider: Option<&Arc<str>>,
+        of_route: Option<TlsPolicy>,
+    ) -> TlsRequirement {
+        let provider = provider.map(AsRef::as_ref);
+        let of_site = self.settings.tls_sites.iter().find(|site| site.is_about(host, provider));
         of_site.map(|site| site.policy).or(of_route).unwrap_or(self.settings.tls).into()
     }
 
@@ -192,7 +206,7 @@ fn of_literal(ip: IpAddr, verdict: Verdict) -> Result<Hosts, RouteError> {
         Verdict::Allowed => {
             let name: Arc<str> = ip.to_string().into();
             let hosts = vec![RouteHost { name: name.clone(), preference: 0, addresses: vec![ip] }];
-            Ok(Hosts { site: name, hosts, valid_until: Instant::now() + HOLDS_MAX })
+            Ok(Hosts { destination: name, hosts, valid_until: Instant::now() + HOLDS_MAX })
         }
         Verdict::Ours => {
             Err(RouteError::permanent((5, 4, 6), format!("mail for [{ip}] would come back to this host")))
@@ -201,8 +215,4 @@ fn of_literal(ip: IpAddr, verdict: Verdict) -> Result<Hosts, RouteError> {
             Err(RouteError::permanent((5, 4, 4), format!("mail is never sent to the network of {ip}")))
         }
     }
-}
-
-fn provider(host: &str) -> Option<Arc<str>> {
-    PROVIDERS.iter().find(|(suffix, _)| host.ends_with(suffix)).map(|(_, name)| Arc::from(*name))
 }

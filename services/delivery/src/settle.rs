@@ -82,7 +82,8 @@ pub(crate) async fn finish<S: Spool, L: Limits>(
     let mut earlier = std::mem::take(&mut work.deferred);
     expire(context, &work, earlier.iter_mut().map(|earlier| &mut earlier.result));
     let attempts = work.job().attempts + 1;
-    let wait = context.schedule.wait_millis(attempts, runtime::random_u32());
+    let wait =
+        context.sites.schedule(outcome.hop.site.as_deref()).wait_millis(attempts, runtime::random_u32());
     let at = now().plus_millis(wait).min(work.job().message.expires_at);
     tell(context, &work, &earlier, &outcome, at).await;
 
@@ -197,7 +198,8 @@ pub(crate) async fn poisoned<S: Spool, L: Limits>(
         if given_up {
             return log_unrecorded(id, work.lease.done(Vec::new()).await);
         }
-        let pause = Duration::from_millis(context.schedule.wait_millis(failures, runtime::random_u32()));
+        let pause =
+            Duration::from_millis(context.sites.schedule(None).wait_millis(failures, runtime::random_u32()));
         return wait(context, work, Cause::Failure, pause, panicked.to_string(), None).await;
     }
     let class = if given_up { 5 } else { 4 };
@@ -229,7 +231,7 @@ fn expire<'a, S: Spool, L: Limits>(
     if now() < message.expires_at {
         return;
     }
-    let hours = context.schedule.lifetime_secs() / 3600;
+    let hours = context.sites.schedule(None).lifetime_secs() / 3600;
     for result in results.into_iter().filter(|result| result.disposition == Disposition::Deferred) {
         result.disposition = Disposition::Expired;
         result.status = EnhancedCode::new(4, 4, 7);

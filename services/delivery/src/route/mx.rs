@@ -1,8 +1,11 @@
 //! Finding the hosts of a domain (RFC 5321 section 5.1).
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use runtime::random_u32;
 use smtp::address::Domain;
 
@@ -15,6 +18,8 @@ use crate::config::AddressFamily;
 const HOSTS_ASKED_MAX: usize = 8;
 /// With so many usable hosts, worse preferences aren't looked at.
 const HOSTS_WANTED: usize = 3;
+/// Most octets of a destination's name but for the mark of what was left out: it is in events, reasons and keys of Redis.
+const DESTINATION_OCTETS_MAX: usize = 200;
 
 /// What finding needs.
 pub(super) struct Finder<'a> {
@@ -65,7 +70,7 @@ impl Finder<'_> {
         match self.learn(host).await {
             Learned::Usable(addresses, valid_until) => {
                 let hosts = vec![RouteHost { name: host.as_str().into(), preference: 0, addresses }];
-                Ok(Hosts { site: host.as_str().into(), hosts, valid_until })
+                Ok(Hosts { destination: host.as_str().into(), hosts, valid_until })
             }
             Learned::Ours => Err(loops(host)),
             Learned::Refused => Err(refused(host)),
@@ -87,10 +92,7 @@ impl Finder<'_> {
         mut exchanges: Vec<(u16, Domain)>,
         mx_valid_until: Instant,
     ) -> Result<Hosts, RouteError> {
-        let mut names: Vec<&str> = exchanges.iter().map(|(_, name)| name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let site = names.join(",");
+        let destination = destination(&exchanges);
         // Equal ones in random order, so that no host of many is never asked for.
         exchanges.sort_by_cached_key(|(preference, _)| (*preference, random_u32()));
 
@@ -119,7 +121,7 @@ impl Finder<'_> {
             }
         }
         if !hosts.is_empty() {
-            return Ok(Hosts { site: site.into(), hosts, valid_until });
+            return Ok(Hosts { destination, hosts, valid_until });
         }
         Err(match (ours, unknown) {
             (_, Some(cause)) => RouteError::temporary(
@@ -216,6 +218,33 @@ fn usable(records: Vec<Mx>, domain: &Domain) -> Result<Vec<(u16, Domain)>, Route
     }
 }
 
+/// The set of MX hosts as one name, the same for all domains that name the same hosts, whatever their preferences: sorted, and
+/// joined by a sign that is in no host name and doesn't part lists in settings. Of a set with a long name are left the first hosts
+/// and a mark that tells it from all others.
+fn destination(exchanges: &[(u16, Domain)]) -> Arc<str> {
+    let mut names: Vec<&str> = exchanges.iter().map(|(_, name)| name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let whole = names.join("+");
+    if whole.len() <= DESTINATION_OCTETS_MAX {
+        return whole.into();
+    }
+    let mut short = String::new();
+    let mut left = names.len();
+    while let Some(name) = names.get(names.len() - left)
+        && short.len() + name.len() < DESTINATION_OCTETS_MAX
+    {
+        short.push_str(name);
+        short.push('+');
+        left -= 1;
+    }
+    let _ = write!(short, "and-{left}-more-");
+    for octet in &digest(&SHA256, whole.as_bytes()).as_ref()[..16] {
+        let _ = write!(short, "{octet:02x}");
+    }
+    short.into()
+}
+
 fn loops(domain: &Domain) -> RouteError {
     RouteError::permanent((5, 4, 6), format!("mail for {domain} would come back to this host"))
 }
@@ -225,4 +254,42 @@ fn refused(domain: &Domain) -> RouteError {
         (5, 4, 4),
         format!("the mail servers of {domain} have only addresses that mail is never sent to"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of<T: AsRef<str>>(hosts: &[(u16, T)]) -> String {
+        let exchanges: Vec<(u16, Domain)> =
+            hosts.iter().map(|(preference, host)| (*preference, host.as_ref().parse().unwrap())).collect();
+        destination(&exchanges).to_string()
+    }
+
+    #[test]
+    fn a_destination_is_its_hosts_in_whatever_order_and_preference() {
+        assert_eq!(of(&[(10, "b.test"), (20, "A.test"), (30, "b.test")]), "a.test+b.test");
+        assert_eq!(of(&[(0, "a.test"), (0, "b.test")]), "a.test+b.test");
+        assert_eq!(of(&[(0, "a.test")]), "a.test");
+    }
+
+    #[test]
+    fn the_name_of_many_hosts_is_bounded_and_still_theirs_alone() {
+        let hosts = |range: std::ops::Range<u32>| {
+            let hosts: Vec<_> = range.map(|number| (10, format!("mx{number:03}.d1.test"))).collect();
+            of(&hosts)
+        };
+        let (some, more) = (hosts(0..100), hosts(0..101));
+        assert!(some.starts_with("mx000.d1.test+mx001.d1.test+"), "{some}");
+        assert!(some.contains("+and-86-more-"), "{some}");
+        assert!(some.len() < 300, "{} octets", some.len());
+        assert_ne!(some, more);
+        assert_eq!(some, hosts(0..100));
+        // The first host alone is too long to be shown beside the mark.
+        let label = "a".repeat(63);
+        let long =
+            [(1, format!("{label}.{label}.{label}.test")), (1, format!("b.{label}.{label}.{label}.test"))];
+        assert!(of(&long).len() < 300);
+        assert_eq!(of(&long[..1]), long[0].1);
+    }
 }

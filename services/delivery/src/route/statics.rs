@@ -91,13 +91,24 @@ impl FromStr for TlsPolicy {
     }
 }
 
-/// The TLS that some recipient hosts need: `example.com=verify`.
+/// The TLS that some recipient hosts need, or all whose mail a provider takes: `example.com=verify`, `google=encrypt`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSite {
     /// Which.
     pub pattern: Pattern,
     /// What they need.
     pub policy: TlsPolicy,
+}
+
+impl TlsSite {
+    /// Whether it is about `host`, whose mail is taken by `provider`.
+    pub(crate) fn is_about(&self, host: &Host, provider: Option<&str>) -> bool {
+        let named = match &self.pattern {
+            Pattern::Host(Host::Domain(name)) => Some(name.as_str()),
+            _ => None,
+        };
+        self.pattern.matches(host) || (named.is_some() && named == provider)
+    }
 }
 
 impl FromStr for TlsSite {
@@ -162,16 +173,19 @@ impl FromStr for StaticRoute {
     }
 }
 
-/// What may go to a site: `SITE=RATE:BURST:CONNECTIONS`, as `example.com=0.5:1:2`.
+/// What may go to a site: `SITE=RATE:BURST:CONNECTIONS` or `SITE=RATE:BURST:CONNECTIONS:MESSAGES`, as `mx.example.com=0.5:1:2`.
 ///
 /// RATE is messages a second (0: no limit), BURST messages at once after a pause, CONNECTIONS connections at a time (0: the
-/// default). SITE is a named provider, a static route's host and port, or the name of an MX host.
+/// default), MESSAGES those after which a connection is closed (0: the default). SITE is a named provider, the names of all MX
+/// hosts, sorted and joined by `+`, or a static route's host and port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteLimit {
     /// Which site.
     pub site: String,
     /// What holds.
     pub limits: limits::SiteLimits,
+    /// A connection is closed after so many messages; 0 is the default.
+    pub messages_per_connection: u32,
 }
 
 impl FromStr for SiteLimit {
@@ -179,7 +193,8 @@ impl FromStr for SiteLimit {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || {
-            ParseSettingError::new(text, "expected SITE=RATE:BURST:CONNECTIONS, as mx.example.com=2.5:10:4")
+            let expected = "expected SITE=RATE:BURST:CONNECTIONS or SITE=RATE:BURST:CONNECTIONS:MESSAGES, as mx.example.com=2.5:10:4";
+            ParseSettingError::new(text, expected)
         };
         let (site, numbers) = text.rsplit_once('=').ok_or_else(wrong)?;
         let mut numbers = numbers.split(':');
@@ -187,13 +202,36 @@ impl FromStr for SiteLimit {
         let messages_per_sec: f64 = next()?.parse().map_err(|_| wrong())?;
         let burst: u32 = next()?.parse().map_err(|_| wrong())?;
         let connections: u32 = next()?.parse().map_err(|_| wrong())?;
+        let messages_per_connection = numbers.next().map_or(Ok(0), str::parse).map_err(|_| wrong())?;
         let sensible =
             messages_per_sec.is_finite() && messages_per_sec >= 0.0 && burst > 0 && !site.is_empty();
         if !sensible || numbers.next().is_some() {
             return Err(wrong());
         }
         let limits = limits::SiteLimits { messages_per_sec, burst, connections };
-        Ok(Self { site: site.to_ascii_lowercase(), limits })
+        Ok(Self { site: site.to_ascii_lowercase(), limits, messages_per_connection })
+    }
+}
+
+/// When mail that a site deferred is tried again: `SITE=SECONDS:SECONDS`, as `mx.example.com=60:600:3600`; SITE as in
+/// [`SiteLimit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRetryWaits {
+    /// Which site.
+    pub site: String,
+    /// Seconds to wait after the first, the second, ... failed attempt; the last repeats.
+    pub waits_secs: Vec<u64>,
+}
+
+impl FromStr for SiteRetryWaits {
+    type Err = ParseSettingError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong =
+            || ParseSettingError::new(text, "expected SITE=SECONDS:SECONDS, as mx.example.com=60:600:3600");
+        let (site, waits) = text.rsplit_once('=').filter(|(site, _)| !site.is_empty()).ok_or_else(wrong)?;
+        let waits = waits.split(':').map(str::parse).collect::<Result<_, _>>();
+        Ok(Self { site: site.to_ascii_lowercase(), waits_secs: waits.map_err(|_| wrong())? })
     }
 }
 
@@ -247,8 +285,40 @@ mod tests {
             (limit.limits.messages_per_sec, limit.limits.burst, limit.limits.connections),
             (0.5, 2, 3)
         );
-        for text in ["mx=1", "mx=1:0:1", "mx=-1:1:1", "mx=inf:1:1", "mx=1:1:1:1", "=1:1:1"] {
+        assert_eq!(limit.messages_per_connection, 0);
+        let limit: SiteLimit = "a.test+b.test=0:1:0:20".parse().unwrap();
+        assert_eq!((limit.site.as_str(), limit.messages_per_connection), ("a.test+b.test", 20));
+        for text in [
+            "mx=1",
+            "mx=1:0:1",
+            "mx=-1:1:1",
+            "mx=inf:1:1",
+            "mx=1:1:1:1:1",
+            "mx=1:1:1:",
+            "mx=1:1:1:-1",
+            "=1:1:1",
+        ] {
             assert!(text.parse::<SiteLimit>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_sites_retry_waits_are_seconds() {
+        let waits: SiteRetryWaits = "Google=60:600:3600".parse().unwrap();
+        assert_eq!((waits.site.as_str(), waits.waits_secs), ("google", vec![60, 600, 3600]));
+        let waits: SiteRetryWaits = "127.0.0.1:2525=1".parse().unwrap();
+        assert_eq!((waits.site.as_str(), waits.waits_secs), ("127.0.0.1:2525", vec![1]));
+        for text in ["google", "google=", "google=1:", "google=1:x", "google=-1", "=1"] {
+            assert!(text.parse::<SiteRetryWaits>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tls_is_set_for_a_domain_or_for_all_that_a_provider_serves() {
+        let of = |text: &str, provider| text.parse::<TlsSite>().unwrap().is_about(&host("d1.test"), provider);
+        assert!(of("d1.test=verify", None) && of("D1.test=verify", Some("google")));
+        assert!(of("Google=verify", Some("google")));
+        assert!(!of("google=verify", None) && !of("google=verify", Some("yahoo")));
+        assert!(!of(".google=verify", Some("google")));
     }
 }

@@ -75,6 +75,7 @@ fn settings() -> RouterSettings {
         statics: Vec::new(),
         tls: TlsPolicy::Opportunistic,
         tls_sites: Vec::new(),
+        providers: Arc::new(Providers::shipped().unwrap()),
     }
 }
 
@@ -107,7 +108,7 @@ async fn hosts_come_in_order_of_preference_and_share_their_limits_by_their_names
     let route = route(zone, "d1.test").await.unwrap();
     assert_eq!(names(&route), ["mx1.d1.test", "mx2.d1.test"]);
     assert_eq!(route.hosts[0].addresses, ["2606:4700::1", "8.8.8.8"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-    assert_eq!((&*route.site, &*route.destination), ("mx1.d1.test,mx2.d1.test", "mx1.d1.test,mx2.d1.test"));
+    assert_eq!((&*route.site, &*route.destination), ("mx1.d1.test+mx2.d1.test", "mx1.d1.test+mx2.d1.test"));
 }
 
 #[tokio::test]
@@ -116,7 +117,50 @@ async fn a_provider_is_one_site_with_a_destination_for_each_set_of_hosts() {
     zone.mx("d1.test", &[(0, "d1-test.mail.protection.outlook.com")]);
     zone.host("d1-test.mail.protection.outlook.com", &["8.8.8.8"]);
     let route = route(zone, "d1.test").await.unwrap();
-    assert_eq!((&*route.site, &*route.destination), ("microsoft", "d1-test.mail.protection.outlook.com"));
+    assert_eq!(
+        (&*route.site, &*route.destination),
+        ("exchange-online", "d1-test.mail.protection.outlook.com")
+    );
+}
+
+#[tokio::test]
+async fn domains_that_name_the_same_hosts_are_one_site() {
+    let zone = Arc::new(Mutex::new(Zone::default()));
+    lock(&zone).mx("d1.test", &[(10, "mx1.host.test"), (20, "mx2.host.test")]);
+    lock(&zone).mx("d2.test", &[(5, "MX2.host.test"), (5, "mx1.host.test")]);
+    lock(&zone).mx("d3.test", &[(10, "mx1.host.test")]);
+    lock(&zone).host("mx1.host.test", &["8.8.8.8"]);
+    lock(&zone).host("mx2.host.test", &["8.8.4.4"]);
+    let router = router(&zone, settings());
+    let site = async |host: &str| router.route(&Host::parse(host).unwrap()).await.unwrap().site.clone();
+    assert_eq!(&*site("d1.test").await, "mx1.host.test+mx2.host.test");
+    assert_eq!(site("d1.test").await, site("d2.test").await);
+    assert_eq!(&*site("d3.test").await, "mx1.host.test");
+}
+
+#[tokio::test]
+async fn the_provider_of_the_best_hosts_is_the_site_and_may_need_tls() {
+    let tls_sites = vec!["d1.test=verify".parse().unwrap(), "google=encrypt".parse().unwrap()];
+    // The order of equal hosts is random: it must not matter.
+    for _ in 0..20 {
+        let zone = Arc::new(Mutex::new(Zone::default()));
+        let google = "aspmx.l.google.com";
+        lock(&zone).mx("d1.test", &[(1, google), (9, "mx.d1.test")]);
+        lock(&zone).mx("d2.test", &[(5, "mx.d1.test"), (5, google), (5, "mta5.am0.yahoodns.net")]);
+        lock(&zone).mx("d3.test", &[(1, "mx.d1.test"), (9, google)]);
+        for host in [google, "mx.d1.test", "mta5.am0.yahoodns.net"] {
+            lock(&zone).host(host, &["8.8.8.8"]);
+        }
+        let router = router(&zone, RouterSettings { tls_sites: tls_sites.clone(), ..settings() });
+        for (host, site, tls) in [
+            ("d1.test", "google", TlsRequirement::Verify),
+            ("d2.test", "google", TlsRequirement::Encrypt),
+            ("d3.test", "aspmx.l.google.com+mx.d1.test", TlsRequirement::Opportunistic),
+        ] {
+            let route = router.route(&Host::parse(host).unwrap()).await.unwrap();
+            assert_eq!((&*route.site, route.tls), (site, tls), "{host}");
+        }
+    }
 }
 
 #[tokio::test]
