@@ -1,15 +1,22 @@
 //! `stagepost accounts`: who may send, from which domains, how much; kept in NATS.
 
-use accounts::Accounts;
+use std::time::Duration;
+
+use accounts::{Accounts, OpenError};
 use anyhow::Context as _;
 use runtime::admin::{Check, Health};
 use runtime::metrics::Registry;
 use runtime::rpc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Base, Settings, connect};
 use crate::cli::Failure;
+
+/// How long NATS may take to agree on what is kept there.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs until a signal; calls in progress are finished.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -20,14 +27,15 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let listener = connect::listen(&services).await?;
     let nats = nats.settings(&services.instance);
     let context = connect::patiently(&base.shutdown, || spool::jetstream::context(&nats)).await?;
-    let opened = Accounts::open_shared(
-        context,
-        &services.instance,
-        nats.replicas.into(),
-        accounts.settings(&host_name),
-    )
-    .await;
-    let accounts = opened.context("can't open the accounts in NATS").map_err(Failure::Work)?;
+    let accounts = open(&base.shutdown, || {
+        Accounts::open_shared(
+            context.clone(),
+            &services.instance,
+            nats.replicas.into(),
+            accounts.settings(&host_name),
+        )
+    });
+    let accounts = accounts.await.context("can't open the accounts in NATS").map_err(Failure::Work)?;
 
     let mut registry = Registry::default();
     let current = registry
@@ -47,6 +55,25 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     ending.cancel();
     while tasks.join_next().await.is_some() {}
     served.context("the gRPC port failed").map_err(Failure::Work)
+}
+
+/// Tries again while NATS, which may have come up a moment ago, can't agree on anything yet.
+async fn open<F>(shutdown: &CancellationToken, mut open: impl FnMut() -> F) -> Result<Accounts, OpenError>
+where
+    F: Future<Output = Result<Accounts, OpenError>>,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match open().await {
+            Err(error @ (OpenError::Agreement(_) | OpenError::Store(_)))
+                if Instant::now() < end && !shutdown.is_cancelled() =>
+            {
+                tracing::warn!(%error, "the accounts in NATS aren't ready; trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Who is asked answers from memory: a replica is ready although NATS is away, or none would be when it is.

@@ -24,6 +24,10 @@ const SHARDS: u128 = 16;
 const RECORD_MAX: usize = 50;
 /// Events that wait for NATS at most, when nobody waits for them.
 const NOTED_MAX: usize = 20_000;
+/// Events that are kept for a later write at most, when NATS doesn't take them.
+const KEPT_MAX: usize = 100_000;
+/// How soon it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long noted events wait for others.
 const GATHER: Duration = Duration::from_millis(20);
 /// Records read at a time.
@@ -112,35 +116,51 @@ fn shard(queue_id: QueueId) -> u128 {
 
 /// Writes what comes in until the store ends.
 async fn write(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>, noted: Arc<AtomicUsize>) {
-    // Notes that NATS didn't take go with the next write; a reader drops what it sees twice.
-    let mut kept: Vec<Event> = Vec::new();
-    while let Some(first) = requests.recv().await {
-        if first.written.is_none() {
+    // What NATS didn't take goes with the next write; a reader drops what it sees twice.
+    let (mut kept, mut kept_notes): (Vec<Event>, usize) = (Vec::new(), 0);
+    loop {
+        let first = if kept.is_empty() {
+            requests.recv().await
+        } else {
+            tokio::time::timeout(AGAIN, requests.recv()).await.unwrap_or(Some(Request::nothing()))
+        };
+        let Some(first) = first else { return };
+        if first.written.is_none() && kept.is_empty() {
             tokio::time::sleep(GATHER).await;
         }
-        let mut notes = std::mem::take(&mut kept);
-        let mut events = notes.clone();
+        let mut events = std::mem::take(&mut kept);
         let mut waiting = Vec::new();
         let mut next = Some(first);
         while let Some(Request { events: some, written }) = next {
             match written {
                 Some(written) => waiting.push(written),
-                None => notes.extend(some.iter().cloned()),
+                None => kept_notes += some.len(),
             }
             events.extend(some);
             next = requests.try_recv().ok();
         }
         let stored = store(&core, &events).await;
         match &stored {
-            Ok(()) => drop(noted.fetch_sub(notes.len(), Ordering::SeqCst)),
+            Ok(()) => {
+                noted.fetch_sub(kept_notes, Ordering::SeqCst);
+                kept_notes = 0;
+            }
             Err(error) => {
-                tracing::debug!(%error, "events wait");
-                kept = notes;
+                tracing::debug!(%error, events = events.len(), "events wait");
+                kept = events;
+                kept.truncate(KEPT_MAX);
             }
         }
         for written in waiting {
             let _ = written.send(stored.clone());
         }
+    }
+}
+
+impl Request {
+    /// Asks for what is kept to be written.
+    fn nothing() -> Self {
+        Self { events: Vec::new(), written: None }
     }
 }
 
