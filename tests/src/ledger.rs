@@ -33,6 +33,8 @@ pub struct Balance {
     pub duplicates: BTreeMap<String, usize>,
     /// Those who got mail that nobody handed over.
     pub unknown: Vec<String>,
+    /// Those who got it and of whom the sender was told that they didn't.
+    pub contradictory: Vec<String>,
 }
 
 impl Ledger {
@@ -93,6 +95,11 @@ impl Ledger {
                 .iter()
                 .filter(|(_, count)| **count > 1)
                 .map(|(recipient, count)| (recipient.clone(), count - 1))
+                .collect(),
+            contradictory: bounced
+                .iter()
+                .filter(|recipient| copies.contains_key(*recipient))
+                .cloned()
                 .collect(),
             unknown: copies.keys().filter(|recipient| !known(recipient)).cloned().collect(),
         }

@@ -217,7 +217,16 @@ fn settle(world: &World, fleet: &Fleet, ledger: &Ledger, ends: &[Instant]) {
     let balance = ledger.balance(&received, &fleet.queue());
     println!("{} ends: {balance}", ends.len());
     assert!(balance.is_complete(), "{balance}\nlost {:?}\nunknown {:?}", balance.lost, balance.unknown);
-    assert_eq!(balance.accepted, balance.delivered + balance.bounced, "{balance}");
+    assert_eq!(
+        balance.accepted + balance.contradictory.len(),
+        balance.delivered + balance.bounced,
+        "{balance}"
+    );
+    assert!(
+        balance.contradictory.is_empty(),
+        "delivered, and reported as failed: {:?}",
+        balance.contradictory
+    );
     assert!(balance.delivered > 100 && balance.bounced > 0, "a load that proves little: {balance}");
 
     let mut copies: BTreeMap<&str, Vec<Instant>> = BTreeMap::new();

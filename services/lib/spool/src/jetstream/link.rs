@@ -139,8 +139,8 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, Arc<Link>), 
 async fn options(connection: &Connection) -> Result<ConnectOptions, OpenError> {
     let mut options = ConnectOptions::new()
         .name("stagepost")
-        .connection_timeout(Duration::from_secs(5))
-        .ping_interval(Duration::from_secs(5))
+        .connection_timeout(Duration::from_secs(2))
+        .ping_interval(Duration::from_secs(2))
         .request_timeout(Some(Duration::from_secs(5)))
         .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(5)).min(1_000)))
         .max_reconnects(None);
