@@ -1,5 +1,6 @@
 //! The queue and the log of events for administrators: gRPC `stagepost.admin.v1` over a [`Spool`].
 
+mod dead;
 mod explain;
 mod follow;
 mod removal;
@@ -52,6 +53,7 @@ impl<S: Spool> Queue for Administration<S> {
             disk_octets: summary.disk_octets,
             hosts: hosts.collect(),
             damage: summary.damage,
+            dead_letters: summary.dead_letters,
         }))
     }
 
@@ -94,6 +96,17 @@ impl<S: Spool> Queue for Administration<S> {
         let admin::RemoveRequest { id, reason } = request.into_inner();
         let reason = if reason.is_empty() { "removed by an administrator".to_owned() } else { reason };
         changed(&id, removal::remove(&*self.spool, selection(&id)?, &reason).await?)
+    }
+
+    async fn list_dead(&self, request: Request<admin::ListDeadRequest>) -> Answer<admin::ListDeadResponse> {
+        dead::list(&*self.spool, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revive_dead(
+        &self,
+        request: Request<admin::ReviveDeadRequest>,
+    ) -> Answer<admin::ReviveDeadResponse> {
+        dead::revive(&*self.spool, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -139,11 +152,16 @@ fn query(request: &admin::ListRequest) -> Result<Query, Status> {
         host: host.transpose()?,
         state: state.transpose()?,
         after: after.transpose()?,
-        limit: match *limit as usize {
-            0 => LISTED_DEFAULT,
-            limit => limit.min(LISTED_MAX),
-        },
+        limit: listed(*limit),
     })
+}
+
+/// How many are listed when so many are asked for.
+fn listed(limit: u32) -> usize {
+    match limit as usize {
+        0 => LISTED_DEFAULT,
+        limit => limit.min(LISTED_MAX),
+    }
 }
 
 fn state_of(name: &str) -> Result<StateName, Status> {

@@ -37,7 +37,8 @@ fn said(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// How often jobs failed to be processed; a restart forgets it, and a message's expiry ends it in any case.
+/// How often jobs failed to be processed here; a restart forgets it, and a message's expiry ends it in any case. Each of several
+/// workers that share a queue counts by itself, so that together they may try a job more often before one gives it up.
 #[derive(Default)]
 pub(crate) struct Failures(Mutex<HashMap<JobId, u32>>);
 

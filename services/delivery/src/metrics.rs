@@ -159,14 +159,16 @@ impl Metrics {
     }
 }
 
-/// Shows how many jobs are queued in which state, and what the store takes on disk.
+/// Shows how many jobs are queued in which state, what can't be read, and what the store takes on disk.
 pub fn show_queue<S: Spool>(registry: &mut Registry, spool: Arc<S>) {
     let states = ["ready", "leased", "waiting", "held"];
     let jobs = registry.gauge_by("spool_jobs", "Jobs in the queue", "state", &states);
     let disk = registry.gauge("spool_disk_bytes", "Octets of the store on disk");
+    let dead = registry.gauge("spool_dead_letters", "Records that can't be read and were put aside");
     let asked_at = Arc::new(Mutex::new(None::<Instant>));
     registry.refresh_by(move || {
-        let (jobs, disk, asked_at) = (jobs.clone(), disk.clone(), Arc::clone(&asked_at));
+        let (jobs, disk, dead) = (jobs.clone(), disk.clone(), dead.clone());
+        let asked_at = Arc::clone(&asked_at);
         let spool = Arc::clone(&spool);
         async move {
             let mut asked_at = asked_at.lock().await;
@@ -179,6 +181,7 @@ pub fn show_queue<S: Spool>(registry: &mut Registry, spool: Arc<S>) {
             let counts = [summary.ready, summary.leased, summary.waiting, summary.held];
             states.into_iter().zip(counts).for_each(|(state, count)| jobs.set(state, count));
             disk.set(i64::try_from(summary.disk_octets).unwrap_or(i64::MAX));
+            dead.set(i64::try_from(summary.dead_letters).unwrap_or(i64::MAX));
             *asked_at = Some(Instant::now());
         }
     });

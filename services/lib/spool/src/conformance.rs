@@ -12,7 +12,7 @@ mod events;
 mod keeping;
 mod leasing;
 mod room;
-pub(crate) mod sample;
+pub mod sample;
 
 use std::future::Future;
 use std::time::Duration;

@@ -356,6 +356,8 @@ impl Core {
             waiting: index.count(Standing::Waiting),
             held: index.count(Standing::Held),
             disk_octets: index.octets().0,
+            // Damage stays where it is.
+            dead_letters: 0,
             hosts: index.busiest_hosts(hosts_max),
             damage,
         }

@@ -19,6 +19,7 @@ mod admin;
 mod api;
 mod body;
 mod control;
+mod dead;
 mod durability;
 mod events;
 mod fetch;
@@ -32,6 +33,7 @@ mod setup;
 mod space;
 mod tidy;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,8 +61,8 @@ use self::setup::Layout;
 use self::space::Space;
 use self::tidy::Later;
 use crate::{
-    AcceptError, ContentError, Entry, EventLog as _, NewMessage, Query, Selection, SettleError, Spool,
-    Summary,
+    AcceptError, ContentError, DeadLetter, DeadLetterError, DeadSelection, Entry, EventLog as _, NewMessage,
+    Query, Revival, Selection, SettleError, Spool, Summary,
 };
 
 /// Tells the time, in milliseconds of Unix time.
@@ -165,6 +167,8 @@ struct Core {
     standing: Standing,
     peers: Peers,
     layout: Mutex<Layout>,
+    /// Rung when another process serves what isn't known here.
+    news: Notify,
     later: mpsc::UnboundedSender<Later>,
     closed: AtomicBool,
 }
@@ -215,9 +219,14 @@ impl Core {
             .with("Nats-Schedule-Rollup", "sub")
     }
 
+    /// The partitions and lanes that are served.
+    fn layout(&self) -> Layout {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The partitions that exist.
-    fn partitions(&self) -> Vec<u16> {
-        self.layout.lock().unwrap_or_else(PoisonError::into_inner).partitions.iter().copied().collect()
+    fn partitions(&self) -> BTreeSet<u16> {
+        self.layout().partitions
     }
 
     /// Where the record of a job that is leased here is.
@@ -258,11 +267,12 @@ impl JetStream {
             looking: std::sync::atomic::AtomicUsize::new(0),
             arrived: Notify::new(),
             wanted: Notify::new(),
-            wanted_at: std::sync::atomic::AtomicU64::new(0),
+            wanted_at: std::sync::atomic::AtomicU64::new(fetch::NEVER_WANTED),
             primed: watch::Sender::new(false),
             standing: Standing::default(),
             peers: Peers::new(),
             layout: Mutex::new(layout.clone()),
+            news: Notify::new(),
             later,
             closed: AtomicBool::new(false),
             settings,
@@ -371,6 +381,14 @@ impl Spool for JetStream {
 
     async fn remove(&self, which: Selection) -> Result<Vec<JobId>, SettleError> {
         admin::remove(&self.core, which).await
+    }
+
+    async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, DeadLetterError> {
+        dead::list(&self.core, after, limit).await
+    }
+
+    async fn revive(&self, which: DeadSelection) -> Result<Revival, DeadLetterError> {
+        dead::revive(&self.core, which).await
     }
 
     async fn close(&self) {

@@ -21,6 +21,6 @@ mod store;
 
 pub use events::{EventError, EventLog, EventQuery, EventReader, Follow};
 pub use store::{
-    AcceptError, Content, ContentError, Entry, EntryState, Lease, NewJob, NewMessage, Origin, Query, Retry,
-    Selection, SettleError, Spool, StateName, Summary,
+    AcceptError, Content, ContentError, DeadLetter, DeadLetterError, DeadSelection, Entry, EntryState, Lease,
+    NewJob, NewMessage, Origin, Query, Retry, Revival, Selection, SettleError, Spool, StateName, Summary,
 };

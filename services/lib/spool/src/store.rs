@@ -163,6 +163,22 @@ pub trait Spool: Send + Sync + 'static {
     /// Removes jobs without a report; leased ones too (their settlement is then `LeaseLost`). Says which.
     fn remove(&self, which: Selection) -> impl Future<Output = Result<Vec<JobId>, SettleError>> + Send;
 
+    /// Records that can't be read and were put aside, those after the number `after`, in order, up to `limit` (0 means 1,000).
+    /// A store that leaves damage where it is has none.
+    fn dead_letters(
+        &self,
+        _after: u64,
+        _limit: usize,
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, DeadLetterError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Puts dead letters back where they stood, to be read once more, as a newer program may. One that still can't be read
+    /// becomes a dead letter anew.
+    fn revive(&self, _which: DeadSelection) -> impl Future<Output = Result<Revival, DeadLetterError>> + Send {
+        std::future::ready(Ok(Revival::default()))
+    }
+
     /// Makes all that was recorded durable and ends the store's threads; nothing is accepted afterwards, and readers of events
     /// come to their end.
     fn close(&self) -> impl Future<Output = ()> + Send;
@@ -283,6 +299,47 @@ impl EntryState {
     }
 }
 
+/// A record that can't be read, and was put aside so that it holds up no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Names it; one that comes back has another.
+    pub number: u64,
+    /// Where it stood, in the store's own terms.
+    pub subject: String,
+    /// Why it can't be read.
+    pub cause: String,
+    /// Its size.
+    pub octets: u64,
+    /// When it was put aside.
+    pub at: Timestamp,
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadSelection {
+    /// The one of this number.
+    Number(u64),
+    /// All that there are now.
+    All,
+}
+
+/// What became of dead letters that were to be put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revival {
+    /// Put back.
+    pub revived: u64,
+    /// Left, since the queue has another record of the same job: both would be delivered.
+    pub left: u64,
+}
+
+/// Why dead letters can't be listed or put back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeadLetterError {
+    /// The store gave no answer or an error; what was put back until then is.
+    #[error("the store can't look after dead letters just now: {0}")]
+    Unavailable(String),
+}
+
 /// Counts of jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -296,6 +353,8 @@ pub struct Summary {
     pub held: u64,
     /// Octets of the store on disk.
     pub disk_octets: u64,
+    /// Records that can't be read and were put aside; no job of the counts above.
+    pub dead_letters: u64,
     /// Recipient hosts with most jobs: host, jobs.
     pub hosts: Vec<(String, u64)>,
     /// Places where the store was found damaged, each with its path; one line each.

@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 use proto::admin::v1::queue_client::QueueClient;
+use proto::admin::v1::revive_dead_request::{All, Which};
 use proto::admin::v1::{
-    ChangeResponse, HoldRequest, ListRequest, QueuedJob, RemoveRequest, SelectRequest, ShowRequest,
-    SummaryRequest,
+    ChangeResponse, DeadLetter, HoldRequest, ListDeadRequest, ListRequest, QueuedJob, RemoveRequest,
+    ReviveDeadRequest, SelectRequest, ShowRequest, SummaryRequest,
 };
 use runtime::rpc::Client;
 use serde_json::Value;
@@ -63,6 +64,24 @@ pub(crate) enum Command {
         #[arg(long, default_value = "removed by the administrator")]
         reason: String,
     },
+    /// List records that can't be read, as an older program may find those of a newer one; they hold up no others.
+    Dead {
+        /// The number after which to go on.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Put back what couldn't be read, to be tried by a program that can; what still can't be read is listed anew.
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["number", "all"])))]
+    Revive {
+        /// Number from `queue dead`.
+        number: Option<u64>,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 impl Command {
@@ -104,6 +123,22 @@ impl Command {
             Self::Retry { id } => client.retry(SelectRequest { id }).await.map(changed),
             Self::Hold { id, reason } => client.hold(HoldRequest { id, reason }).await.map(changed),
             Self::Remove { id, reason } => client.remove(RemoveRequest { id, reason }).await.map(changed),
+            Self::Dead { after, limit } => {
+                let letters = client.list_dead(ListDeadRequest { after, limit }).await?.into_inner().letters;
+                Ok(View::List {
+                    columns: &["number", "since", "octets", "subject", "cause"],
+                    records: letters.into_iter().map(letter).collect(),
+                    empty: "There are no dead letters.",
+                })
+            }
+            Self::Revive { number, all: _ } => {
+                let which = number.map_or(Which::All(All {}), Which::Number);
+                let found = client.revive_dead(ReviveDeadRequest { which: Some(which) }).await?.into_inner();
+                Ok(View::one(record([
+                    ("revived", Value::from(found.revived)),
+                    ("left", Value::from(found.left)),
+                ])))
+            }
         }
     }
 }
@@ -116,6 +151,7 @@ async fn summary(client: &mut QueueClient<Client>) -> Result<View, Status> {
         ("leased", Value::from(found.leased)),
         ("waiting", Value::from(found.waiting)),
         ("held", Value::from(found.held)),
+        ("dead_letters", Value::from(found.dead_letters)),
         ("disk_octets", Value::from(found.disk_octets)),
         (
             "hosts",
@@ -131,6 +167,16 @@ async fn summary(client: &mut QueueClient<Client>) -> Result<View, Status> {
 
 fn changed(response: Response<ChangeResponse>) -> View {
     View::one(record([("jobs", Value::from(response.into_inner().jobs))]))
+}
+
+fn letter(letter: DeadLetter) -> Record {
+    record([
+        ("number", Value::from(letter.number)),
+        ("since", instant(letter.at_ms)),
+        ("octets", Value::from(letter.octets)),
+        ("subject", text(&letter.subject)),
+        ("cause", text(&letter.cause)),
+    ])
 }
 
 /// What is known of a job.

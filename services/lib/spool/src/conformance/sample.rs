@@ -1,4 +1,4 @@
-//! Mail to keep.
+//! Mail to keep, and what becomes of it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,13 +17,7 @@ use super::must;
 use crate::{Content, NewJob, NewMessage, Origin};
 
 /// A message of an account to recipients, a job for each in turn; everything that can be set is.
-pub(super) fn message(
-    number: u64,
-    account: &str,
-    jobs: &[&[&str]],
-    content: &[u8],
-    now: Timestamp,
-) -> NewMessage {
+pub fn message(number: u64, account: &str, jobs: &[&[&str]], content: &[u8], now: Timestamp) -> NewMessage {
     let mut chance = [0; 10];
     chance[2..].copy_from_slice(&number.to_be_bytes());
     let message = Message {
@@ -56,7 +50,7 @@ pub(super) fn message(
 }
 
 /// A message with one recipient.
-pub(super) fn simple(number: u64, account: &str, now: Timestamp) -> NewMessage {
+pub fn simple(number: u64, account: &str, now: Timestamp) -> NewMessage {
     let content = format!("Subject: {number}\r\n\r\nbody\r\n");
     message(number, account, &[&["user@example.org"]], content.as_bytes(), now)
 }
@@ -80,7 +74,8 @@ pub(super) fn recipient(text: &str) -> Recipient {
     }
 }
 
-pub(super) fn bounced(recipient: &Recipient, at: Timestamp) -> RecipientResult {
+/// A recipient that was refused for good.
+pub fn bounced(recipient: &Recipient, at: Timestamp) -> RecipientResult {
     let reply = Reply::new(550, (5, 1, 1), "no such user\nsorry");
     RecipientResult {
         recipient: recipient.clone(),

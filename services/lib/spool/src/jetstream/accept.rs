@@ -28,6 +28,15 @@ enum Failure {
     Doubtful(ApiError),
 }
 
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Refused { .. } => Self::Refused(error),
+            ApiError::Unanswered(_) => Self::Doubtful(error),
+        }
+    }
+}
+
 /// Keeps a message.
 pub(super) async fn accept(core: &Arc<Core>, new: NewMessage) -> Result<(), AcceptError> {
     if core.is_closed() {
@@ -43,25 +52,31 @@ pub(super) async fn accept(core: &Arc<Core>, new: NewMessage) -> Result<(), Acce
     let queue_id = new.message.queue_id;
     let partition = partition(queue_id, core.settings.partitions);
     let late = || ApiError::Unanswered(format!("not kept within {} s", PATIENCE_ALL.as_secs()));
-    let kept = tokio::time::timeout(PATIENCE_ALL, keep(core, new, partition)).await;
+    let kind = kind(core, &new);
+    let kept = tokio::time::timeout(PATIENCE_ALL, keep(core, new, kind, partition)).await;
     match kept.unwrap_or_else(|_| Err(Failure::Doubtful(late()))) {
         Ok(()) => Ok(()),
         Err(Failure::Refused(error)) if error.is_full() => Err(AcceptError::Full(error.to_string())),
         Err(Failure::Refused(error)) => Err(AcceptError::Unavailable(error.to_string())),
         Err(Failure::Doubtful(error)) => {
-            core.later(Later::Retract { queue_id, partition });
+            core.later(Later::Retract { kind, queue_id, partition });
             Err(AcceptError::Unavailable(error.to_string()))
         }
     }
 }
 
-async fn keep(core: &Arc<Core>, new: NewMessage, partition: u16) -> Result<(), Failure> {
+/// Where a new message's records go.
+fn kind(core: &Core, new: &NewMessage) -> Kind {
+    match (new.origin, new.message.not_before) {
+        (_, Some(at)) if at > core.now() => Kind::Sched,
+        (Origin::Report(_), _) => Kind::Due,
+        (Origin::Submission, _) => Kind::Mail,
+    }
+}
+
+async fn keep(core: &Arc<Core>, new: NewMessage, kind: Kind, partition: u16) -> Result<(), Failure> {
     let now = core.now();
-    let (kind, inline_max) = match (new.origin, new.message.not_before) {
-        (_, Some(at)) if at > now => (Kind::Sched, INLINE_RETRY_MAX),
-        (Origin::Report(_), _) => (Kind::Due, INLINE_RETRY_MAX),
-        (Origin::Submission, _) => (Kind::Mail, INLINE_MAX),
-    };
+    let inline_max = if kind == Kind::Mail { INLINE_MAX } else { INLINE_RETRY_MAX };
     let lane = lane(core, &new.message.account, new.origin);
     let message = Arc::new(new.message);
     let predecessor = match new.origin {
@@ -77,7 +92,7 @@ async fn keep(core: &Arc<Core>, new: NewMessage, partition: u16) -> Result<(), F
         Body::Inline(whole(&new.content))
     } else {
         let kept = core.bodies(partition).put(&message, &new.content, Kept::ForAttempts, now, PATIENCE).await;
-        kept.map_err(Failure::Refused)?;
+        kept.map_err(Failure::from)?;
         Body::Chunks(CHUNK)
     };
     let due_at = (kind == Kind::Sched).then_some(message.not_before).flatten();
@@ -92,10 +107,12 @@ async fn keep(core: &Arc<Core>, new: NewMessage, partition: u16) -> Result<(), F
 
 /// The records of a message: one, or all or none.
 async fn store(core: &Core, queue_id: &str, mut all: Vec<Outgoing>) -> Result<(), Failure> {
+    // By this id of the first record the server knows the message again.
+    if let Some(first) = all.first_mut() {
+        first.headers.insert("Nats-Msg-Id", queue_id);
+    }
     let stored = match all.pop() {
-        Some(only) if all.is_empty() => {
-            core.api.publish(only.with("Nats-Msg-Id", queue_id), PATIENCE).await.map(drop)
-        }
+        Some(only) if all.is_empty() => core.api.publish(only, PATIENCE).await.map(drop),
         Some(last) => {
             all.push(last);
             core.api.publish_batch(queue_id, all, PATIENCE).await
@@ -104,10 +121,8 @@ async fn store(core: &Core, queue_id: &str, mut all: Vec<Outgoing>) -> Result<()
     };
     match stored {
         // It is there already.
-        Err(error) if error.is_conflict() => Ok(()),
-        Err(error @ ApiError::Refused { .. }) => Err(Failure::Refused(error)),
-        Err(error @ ApiError::Unanswered(_)) => Err(Failure::Doubtful(error)),
-        Ok(()) => Ok(()),
+        Err(error) if error.is_conflict() || error.is_known() => Ok(()),
+        other => other.map_err(Failure::from),
     }
 }
 

@@ -190,10 +190,11 @@ pub(super) async fn summary(core: &Arc<Core>, hosts_max: usize) -> Summary {
             waiting += pending(core, &retry, Kind::Sched).await?;
             held += pending(core, &retry, Kind::Held).await?;
         }
-        Ok::<_, ApiError>((jobs, waiting, held))
+        Ok::<_, ApiError>((jobs, waiting, held, super::dead::count(core).await?))
     };
     match counted.await {
-        Ok((jobs, waiting, held)) => {
+        Ok((jobs, waiting, held, dead)) => {
+            summary.dead_letters = dead;
             summary.held = held;
             summary.waiting = waiting - parked.min(waiting);
             summary.ready = jobs.saturating_sub(held + summary.waiting + leased);

@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind};
+use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, Message, Request, RequestErrorKind};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
+use mail::Timestamp;
 use serde_json::{Value, json};
 
 /// How long the server may take for anything but what is told otherwise.
@@ -20,8 +21,13 @@ const BATCH_MAX: usize = 1_000;
 const MULTI_MAX: usize = 256;
 
 const WRONG_LAST_SEQUENCE: u64 = 10_071;
+const KNOWN_IN_BATCH: u64 = 10_201;
 const NO_MESSAGE: u64 = 10_037;
 const NO_STREAM: u64 = 10_059;
+const NO_SEQUENCE: u64 = 10_043;
+const NOT_DELETED: u64 = 10_057;
+/// The server's words for a record that is gone, and for one that was never there.
+const GONE: [&str; 3] = ["no message found", "deleted message", "stream store EOF"];
 /// Maximum messages, bytes or resources exceeded, insufficient storage, in their variants.
 const FULL: [u64; 5] = [10_002, 10_023, 10_028, 10_047, 10_077];
 
@@ -40,6 +46,16 @@ impl ApiError {
     /// There is no room.
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if FULL.contains(code))
+    }
+
+    /// There is no such stream.
+    pub(super) fn is_without_stream(&self) -> bool {
+        matches!(self, Self::Refused { code: NO_STREAM, .. })
+    }
+
+    /// A record of a batch has an id that the server knows.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self, Self::Refused { code: KNOWN_IN_BATCH, .. })
     }
 
     /// A record is there already, or another one than was expected.
@@ -72,12 +88,29 @@ impl Outgoing {
     }
 }
 
+/// What the server says to a record that it was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    pub(super) sequence: u64,
+    /// Whether a record of its id was there before.
+    pub(super) known: bool,
+}
+
 /// A record as the server keeps it.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) subject: String,
     pub(super) sequence: u64,
+    pub(super) stored_at: Timestamp,
+    pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
+}
+
+impl Stored {
+    /// What a header says.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
 }
 
 /// From where on to read.
@@ -86,7 +119,7 @@ pub(super) enum After {
     /// The record after this one.
     Sequence(u64),
     /// What was stored at this instant or later.
-    Time(mail::Timestamp),
+    Time(Timestamp),
 }
 
 /// The server.
@@ -131,11 +164,23 @@ impl Api {
 
     /// Stores one record; gives its sequence.
     pub(super) async fn publish(&self, outgoing: Outgoing, patience: Duration) -> Result<u64, ApiError> {
+        self.publish_once(outgoing, patience).await.map(|stored| stored.sequence)
+    }
+
+    /// The same, and says whether the server knew the record by its `Nats-Msg-Id`, and didn't store it again.
+    pub(super) async fn publish_once(
+        &self,
+        outgoing: Outgoing,
+        patience: Duration,
+    ) -> Result<Acknowledged, ApiError> {
         let Outgoing { subject, headers, payload } = outgoing;
         let request = Request::new().headers(headers).payload(payload);
         let answer = self.ask(subject, request, patience).await?;
         let answer = checked(&answer.payload)?;
-        answer["seq"].as_u64().ok_or_else(|| ApiError::Unanswered("an answer without a sequence".to_owned()))
+        let sequence = answer["seq"].as_u64();
+        let sequence =
+            sequence.ok_or_else(|| ApiError::Unanswered("an answer without a sequence".to_owned()))?;
+        Ok(Acknowledged { sequence, known: answer["duplicate"].as_bool().unwrap_or_default() })
     }
 
     /// Stores all records or none (ADR-50); all go to one stream.
@@ -177,20 +222,35 @@ impl Api {
 
     /// The last record of a subject, which may have wildcards, as the stream's leader knows it.
     pub(super) async fn last(&self, stream: &str, subject: &str) -> Result<Option<Stored>, ApiError> {
-        let answer =
-            self.call(&format!("STREAM.MSG.GET.{stream}"), &json!({ "last_by_subj": subject })).await;
-        let answer = match answer {
+        self.stored(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The record of a sequence, as the stream's leader knows it.
+    pub(super) async fn at(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, ApiError> {
+        self.stored(stream, &json!({ "seq": sequence })).await
+    }
+
+    /// The first record from a sequence on, as the stream's leader knows it.
+    pub(super) async fn from(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, ApiError> {
+        self.stored(stream, &json!({ "seq": sequence, "next_by_subj": ">" })).await
+    }
+
+    async fn stored(&self, stream: &str, which: &Value) -> Result<Option<Stored>, ApiError> {
+        let answer = match self.call(&format!("STREAM.MSG.GET.{stream}"), which).await {
             Err(ApiError::Refused { code: NO_MESSAGE | NO_STREAM, .. }) => return Ok(None),
             other => other?,
         };
         let message = &answer["message"];
-        let payload = message["data"].as_str().map_or(Ok(Vec::new()), |text| BASE64_STANDARD.decode(text));
-        let payload =
-            payload.map_err(|error| ApiError::Unanswered(format!("an answer that isn't base64: {error}")))?;
+        let octets = |field: &str| {
+            let octets = message[field].as_str().map_or(Ok(Vec::new()), |text| BASE64_STANDARD.decode(text));
+            octets.map_err(|error| ApiError::Unanswered(format!("an answer that isn't base64: {error}")))
+        };
         Ok(Some(Stored {
             subject: message["subject"].as_str().unwrap_or_default().to_owned(),
             sequence: message["seq"].as_u64().unwrap_or_default(),
-            payload: payload.into(),
+            stored_at: timestamp(message["time"].as_str().unwrap_or_default()),
+            headers: headers(&octets("hdrs")?),
+            payload: octets("data")?.into(),
         }))
     }
 
@@ -251,8 +311,13 @@ impl Api {
         let body = json!({ "seq": sequence, "no_erase": true });
         match self.call(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {
             Ok(_) => Ok(true),
-            // The server's words for a sequence that is gone or was never there.
-            Err(ApiError::Refused { code: 10_043 | 10_057 | NO_MESSAGE | NO_STREAM, .. }) => Ok(false),
+            Err(ApiError::Refused { code: NO_SEQUENCE | NO_MESSAGE | NO_STREAM, .. }) => Ok(false),
+            // The same code stands for a disk that fails; only the words tell.
+            Err(ApiError::Refused { code: NOT_DELETED, description })
+                if GONE.contains(&description.as_str()) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -307,6 +372,46 @@ fn direct(answer: Message) -> Option<Stored> {
     Some(Stored {
         subject: text("Nats-Subject")?,
         sequence: text("Nats-Sequence")?.parse().ok()?,
+        stored_at: timestamp(&text("Nats-Time-Stamp")?),
+        headers: headers.clone(),
         payload: answer.payload,
     })
+}
+
+/// An instant in the server's words; the beginning of time for what isn't one.
+fn timestamp(text: &str) -> Timestamp {
+    let millis = text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+    Timestamp(millis.ok().and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0))
+}
+
+/// Headers as they are stored: a line with the protocol's version, then one for each.
+fn headers(octets: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let text = String::from_utf8_lossy(octets);
+    for (name, value) in text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.trim().parse::<HeaderValue>()) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_headers_are_read() {
+        let found = headers(b"NATS/1.0\r\nStagepost-Subject: a.b\r\nStagepost-Cause:  it: is\r\n\r\n");
+        let text = |name: &str| found.get(name).map(|value| value.as_str());
+        assert_eq!(text("Stagepost-Subject"), Some("a.b"));
+        assert_eq!(text("Stagepost-Cause"), Some("it: is"));
+        assert!(headers(b"").is_empty());
+    }
+
+    #[test]
+    fn the_servers_time_is_read() {
+        assert_eq!(timestamp("2026-11-25T10:00:00.5Z"), Timestamp(1_795_600_800_500));
+        assert_eq!(timestamp("soon"), Timestamp(0));
+    }
 }

@@ -18,6 +18,8 @@ pub(super) const INLINE_RETRY_MAX: usize = 16 << 10;
 const KEPT_SECS: u64 = 168 * 3_600;
 /// How much longer than its message a chunk lives.
 const MARGIN_SECS: u64 = 48 * 3_600;
+/// A `Nats-TTL` that never ends (ADR-43).
+const NEVER: &str = "never";
 /// Chunks on their way at a time.
 const AT_ONCE: usize = 4;
 
@@ -77,17 +79,29 @@ impl Bodies<'_> {
     /// Writes a message's chunks anew, so that they stay as long as is said now.
     pub(super) async fn keep(&self, message: &Message, kept: Kept, now: Timestamp) -> Result<(), ApiError> {
         let ttl = kept.ttl(message, now);
-        let stream = self.names.body(self.partition);
         for number in 0..chunk_count(message.octets) {
-            let subject = self.names.chunk(self.partition, message.queue_id, number);
-            let Some(stored) = self.api.last(&stream, &subject).await? else { continue };
-            let outgoing = Outgoing::new(subject, stored.payload).with("Nats-TTL", &ttl);
-            match self.api.publish(outgoing.after(stored.sequence), super::api::PATIENCE).await {
-                Err(error) if error.is_conflict() => {}
-                other => drop(other?),
-            }
+            self.rewrite(&self.names.chunk(self.partition, message.queue_id, number), &ttl).await?;
         }
         Ok(())
+    }
+
+    /// Writes all chunks that there are of a message anew, so that they stay until they are deleted.
+    pub(super) async fn keep_until_released(&self, queue_id: QueueId) -> Result<(), ApiError> {
+        let chunks = self.names.chunks_of(self.partition, queue_id);
+        for subject in self.api.subjects(&self.names.body(self.partition), &chunks).await? {
+            self.rewrite(&subject, NEVER).await?;
+        }
+        Ok(())
+    }
+
+    async fn rewrite(&self, subject: &str, ttl: &str) -> Result<(), ApiError> {
+        let stream = self.names.body(self.partition);
+        let Some(stored) = self.api.last(&stream, subject).await? else { return Ok(()) };
+        let outgoing = Outgoing::new(subject.to_owned(), stored.payload).with("Nats-TTL", ttl);
+        match self.api.publish(outgoing.after(stored.sequence), super::api::PATIENCE).await {
+            Err(error) if error.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// The chunk that holds the octet at `offset`, from it on; empty at the content's end.
@@ -136,7 +150,7 @@ impl Kept {
     fn ttl(self, message: &Message, now: Timestamp) -> String {
         match self {
             Self::ForAttempts => format!("{}s", ttl_secs(message, now)),
-            Self::UntilReleased => "never".to_owned(),
+            Self::UntilReleased => NEVER.to_owned(),
         }
     }
 }

@@ -15,6 +15,7 @@ use smtp::address::Host;
 
 use super::Core;
 use super::lease::{Fetched, JetStreamLease, Mark};
+use super::setup::Layout;
 use crate::{Lease as _, Selection};
 
 const GREETING: Duration = Duration::from_secs(2);
@@ -32,13 +33,17 @@ pub(super) enum Order {
     Hold(String),
     /// They go.
     Remove,
+    /// They go, unless somebody has them already.
+    Retract,
 }
 
 impl Order {
-    fn mark(&self) -> Mark {
+    /// What it means for jobs that are leased.
+    fn mark(&self) -> Option<Mark> {
         match self {
-            Self::Hold(reason) => Mark::Hold(reason.clone()),
-            Self::Remove => Mark::Removed,
+            Self::Hold(reason) => Some(Mark::Hold(reason.clone())),
+            Self::Remove => Some(Mark::Removed),
+            Self::Retract => None,
         }
     }
 }
@@ -71,7 +76,7 @@ impl Standing {
     }
 
     fn forget_holds(&self) {
-        lock(&self.orders).retain(|(_, order, _)| *order == Order::Remove);
+        lock(&self.orders).retain(|(_, order, _)| !matches!(order, Order::Hold(_)));
     }
 
     /// What was ordered for a job.
@@ -126,7 +131,15 @@ pub(super) async fn subscribe(core: &Core) -> Result<Subscriber, SubscribeError>
 pub(super) async fn greet(core: Arc<Core>) {
     loop {
         let (leased, parked) = core.leases.count();
-        let greeting = json!({ "from": core.peers.own, "op": "here", "leased": leased, "parked": parked });
+        let Layout { partitions, lanes } = core.layout();
+        let greeting = json!({
+            "from": core.peers.own,
+            "op": "here",
+            "leased": leased,
+            "parked": parked,
+            "partitions": partitions,
+            "lanes": lanes,
+        });
         // While NATS is away nobody hears it, and the next one comes soon.
         let _ = core.api.client().publish(core.names.control(), greeting.to_string().into()).await;
         tokio::time::sleep(GREETING).await;
@@ -144,6 +157,9 @@ pub(super) async fn serve(core: Arc<Core>, mut requests: Subscriber) {
         let count = |field: &str| request[field].as_u64().unwrap_or_default();
         if request["op"] == "here" {
             core.peers.saw(from, count("leased"), count("parked"));
+            if is_news(&core.layout(), &request) {
+                core.news.notify_one();
+            }
             continue;
         }
         let Some(answer) = answer(&core, &request).await else { continue };
@@ -153,6 +169,14 @@ pub(super) async fn serve(core: Arc<Core>, mut requests: Subscriber) {
     }
 }
 
+/// Whether another process knows partitions or lanes that aren't served here.
+fn is_news(known: &Layout, greeting: &Value) -> bool {
+    let partitions = greeting["partitions"].as_array().map_or(&[][..], Vec::as_slice);
+    let partition = |number: &Value| number.as_u64().and_then(|number| u16::try_from(number).ok());
+    greeting["lanes"].as_u64().is_some_and(|lanes| lanes > known.lanes.into())
+        || partitions.iter().filter_map(partition).any(|number| !known.partitions.contains(&number))
+}
+
 /// What this process has to say; none to what it doesn't understand.
 async fn answer(core: &Arc<Core>, request: &Value) -> Option<Value> {
     let which = || selection(&request["which"]);
@@ -160,6 +184,7 @@ async fn answer(core: &Arc<Core>, request: &Value) -> Option<Value> {
         "leased" => core.leases.ids(|_| true),
         "hold" => obey(core, which()?, Order::Hold(request["reason"].as_str()?.to_owned())).await,
         "remove" => obey(core, which()?, Order::Remove).await,
+        "retract" => obey(core, which()?, Order::Retract).await,
         "release" => {
             release(core, &which()?);
             Vec::new()
@@ -172,7 +197,10 @@ async fn answer(core: &Arc<Core>, request: &Value) -> Option<Value> {
 /// Carries out an order here; gives the leased jobs that it is about.
 async fn obey(core: &Arc<Core>, which: Selection, order: Order) -> Vec<JobId> {
     core.standing.give(which.clone(), order.clone());
-    let leased = core.leases.mark(&order.mark(), |job| means(&which, job));
+    let leased = match order.mark() {
+        Some(mark) => core.leases.mark(&mark, |job| means(&which, job)),
+        None => core.leases.ids(|job| means(&which, job)),
+    };
     let waiting = core.ready().take_if(|fetched| means(&which, &fetched.record.job));
     for fetched in waiting {
         carry_out(core, fetched, order.clone()).await;
@@ -191,7 +219,7 @@ pub(super) async fn carry_out(core: &Arc<Core>, fetched: Fetched, order: Order) 
             }
         }
         // Whoever gave the order deletes the record.
-        Order::Remove => {}
+        Order::Remove | Order::Retract => {}
     }
 }
 
@@ -210,6 +238,7 @@ pub(super) async fn order(core: &Arc<Core>, which: &Selection, order: &Order) ->
             request["reason"] = json!(reason);
         }
         Order::Remove => request["op"] = json!("remove"),
+        Order::Retract => request["op"] = json!("retract"),
     }
     leased.extend(ask(core, request).await);
     leased
@@ -226,11 +255,6 @@ pub(super) async fn leased(core: &Arc<Core>) -> HashSet<JobId> {
     let mut all: HashSet<_> = core.leases.ids(|_| true).into_iter().collect();
     all.extend(ask(core, json!({ "op": "leased" })).await);
     all
-}
-
-/// Whether a job is leased somewhere.
-pub(super) async fn is_leased(core: &Arc<Core>, job: JobId) -> bool {
-    core.leases.place(job).is_some() || leased(core).await.contains(&job)
 }
 
 /// How many jobs are leased, and of them how many by a record that waits: here now, elsewhere a moment ago.
@@ -294,6 +318,19 @@ mod tests {
     use mail::{QueueId, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn who_serves_more_is_heard() {
+        let known = Layout { partitions: [0, 1].into(), lanes: 4 };
+        for (greeting, news) in [
+            (json!({}), false),
+            (json!({ "partitions": [1], "lanes": 4 }), false),
+            (json!({ "partitions": [0, 2], "lanes": 1 }), true),
+            (json!({ "partitions": [], "lanes": 5 }), true),
+        ] {
+            assert_eq!(is_news(&known, &greeting), news, "{greeting}");
+        }
+    }
 
     #[test]
     fn a_selection_survives_its_text() {

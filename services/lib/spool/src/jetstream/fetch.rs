@@ -2,18 +2,18 @@
 //! makes the rest ready.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, StatusCode, SubscribeError, Subscriber};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use mail::JobId;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::api::ApiError;
+use super::dead::{self, Strays, Unreadable};
 use super::job::{Place, Record};
 use super::lease::Fetched;
 use super::names::{Kind, Lane, Names, Spot};
@@ -29,11 +29,13 @@ const OCTETS_MAX: u32 = 4 << 20;
 const READY_MAX: usize = 512;
 /// So long after somebody wanted jobs, they are fetched ahead.
 const WANTED: Duration = Duration::from_secs(2);
+/// Nobody has wanted jobs yet.
+pub(super) const NEVER_WANTED: u64 = u64::MAX;
 /// How long the server keeps a request.
 const EXPIRES: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_secs(1);
-/// How often new partitions and lanes are looked for.
-const DISCOVER: Duration = Duration::from_secs(30);
+/// How often new partitions and lanes are looked for, which other processes tell of as well, and records that no lane takes.
+const DISCOVER: Duration = Duration::from_secs(10);
 
 /// One lane's jobs of a kind in a partition.
 struct Source {
@@ -61,7 +63,12 @@ struct Fetcher {
     inbox: Inbox,
     looking: JoinSet<()>,
     layout: Layout,
+    /// The task that looks for new partitions and lanes.
+    discovering: JoinSet<Option<Layout>>,
     discovered_at: Instant,
+    /// Whether nobody answered for a consumer: it may have been deleted.
+    missing: bool,
+    strays: Arc<Mutex<Strays>>,
 }
 
 /// Where fetched jobs come in.
@@ -86,7 +93,10 @@ pub(super) async fn run(core: Arc<Core>, layout: Layout, inbox: Inbox) {
         inbox,
         looking: JoinSet::new(),
         layout: Layout::default(),
+        discovering: JoinSet::new(),
         discovered_at: Instant::now(),
+        missing: false,
+        strays: Arc::default(),
     };
     fetcher.extend(layout);
     let mut tick = tokio::time::interval(TICK);
@@ -100,6 +110,13 @@ pub(super) async fn run(core: Arc<Core>, layout: Layout, inbox: Inbox) {
             () = core.link.renewed.notified() => {
                 fetcher.sources.iter_mut().for_each(|source| source.asked_at = None);
                 fetcher.ask_all().await;
+            }
+            () = core.news.notified() => fetcher.discover(),
+            Some(found) = fetcher.discovering.join_next() => {
+                if let Ok(Some(layout)) = found {
+                    fetcher.extend(layout);
+                    fetcher.ask_all().await;
+                }
             }
             _ = tick.tick() => fetcher.tick().await,
         }
@@ -130,8 +147,11 @@ impl Fetcher {
 
     /// Whether more jobs are wanted than are there.
     fn wants(&self) -> bool {
-        let since = self.core.link.elapsed().saturating_sub(self.core.wanted_at.load(Ordering::Relaxed));
-        !self.core.is_closed() && Duration::from_millis(since) < WANTED && self.core.ready().len() < READY_MAX
+        let asked_at = self.core.wanted_at.load(Ordering::Relaxed);
+        // Who only accepts mail must not keep it from those who deliver it.
+        let wanted = asked_at != NEVER_WANTED
+            && Duration::from_millis(self.core.link.elapsed().saturating_sub(asked_at)) < WANTED;
+        wanted && !self.core.is_closed() && self.core.ready().len() < READY_MAX
     }
 
     async fn ask_all(&mut self) {
@@ -174,6 +194,7 @@ impl Fetcher {
             let Some((place, turn)) = answered(&message.subject) else { return };
             let Some(source) = self.sources.get_mut(place) else { return };
             if source.turn == turn && status != StatusCode::IDLE_HEARTBEAT {
+                self.missing |= status == StatusCode::NO_RESPONDERS;
                 source.end(status);
                 self.prime();
                 self.ask(place).await;
@@ -248,15 +269,37 @@ impl Fetcher {
             self.core.later(Later::GiveBack { ack: fetched.ack });
         }
         if now.duration_since(self.discovered_at) > DISCOVER {
-            self.discovered_at = now;
-            let client = self.core.api.client();
-            match setup::prepare(client, &self.core.names, &self.core.settings).await {
-                Ok(layout) if layout != self.layout => self.extend(layout),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "can't look for new partitions"),
-            }
+            self.discover();
         }
         self.ask_all().await;
+    }
+
+    /// Looks for partitions and lanes that others made, beside everything else.
+    fn discover(&mut self) {
+        if !self.discovering.is_empty() || self.core.is_closed() {
+            return;
+        }
+        self.discovered_at = Instant::now();
+        let missing = std::mem::take(&mut self.missing);
+        let (core, known, strays) = (Arc::clone(&self.core), self.layout.clone(), Arc::clone(&self.strays));
+        self.discovering.spawn(async move {
+            let (client, names, settings) = (core.api.client(), &core.names, &core.settings);
+            let mut found = setup::discover(client, names, settings).await;
+            if missing || dead::is_missing(&core).await || found.as_ref().is_ok_and(|found| *found != known) {
+                found = setup::prepare(client, names, settings).await;
+            }
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::debug!(%error, "can't look for new partitions");
+                    return None;
+                }
+            };
+            if let Err(error) = dead::look_for_strays(&core, &found, &strays).await {
+                tracing::debug!(%error, "can't look for records that no lane takes");
+            }
+            (found != known).then_some(found)
+        });
     }
 }
 
@@ -334,22 +377,23 @@ fn read(core: &Arc<Core>, message: Message, ack: String, delivered: Delivered) -
     let Delivered { stream, consumer: _, times, sequence, stored_ms } = delivered;
     let place = Place { stream, sequence };
     let subject = message.subject.to_string();
-    let bury = |partition, cause| {
-        let payload: Bytes = message.payload.clone();
-        core.later(Later::Bury { place: place.clone(), subject: subject.clone(), partition, payload, cause });
+    let suspect = times > 1 || core.link.is_suspect(stored_ms);
+    let spot = core.names.parse(&subject);
+    let record = match spot {
+        Some(spot) => Record::decode(spot, message.payload.clone())
+            .map(|record| (record, spot))
+            .map_err(|error| error.to_string()),
+        None => Err(format!("no job has the subject {subject}")),
     };
-    let Some(spot) = core.names.parse(&subject) else {
-        bury(0, format!("no job has the subject {subject}"));
-        return None;
-    };
-    let mut record = match Record::decode(spot, message.payload.clone()) {
-        Ok(record) => record,
-        Err(error) => {
-            bury(spot.partition, error.to_string());
+    let (mut record, spot) = match record {
+        Ok(read) => read,
+        Err(cause) => {
+            let payload = message.payload;
+            let unreadable = Unreadable { place, subject, spot, payload, cause, suspect };
+            core.later(Later::Bury(Box::new(unreadable)));
             return None;
         }
     };
-    let suspect = times > 1 || core.link.is_suspect(stored_ms);
     record.job.redelivered = suspect;
     let (fetched_at, fetched_ms, epoch) = (Instant::now(), core.link.elapsed(), core.link.epoch());
     Some(Arrival { fetched: Fetched { record, spot, place, ack, fetched_at, fetched_ms, epoch }, suspect })

@@ -292,7 +292,9 @@ impl JetStreamLease {
     async fn remove(&self) -> Result<(), SettleError> {
         if self.parked().is_none() && self.epoch == self.core.link.epoch() {
             let request = Request::new().payload(Bytes::from_static(b"+ACK"));
-            if self.core.api.ask(self.ack.clone(), request, ACK_PATIENCE).await.is_ok() {
+            let answered = self.core.api.ask(self.ack.clone(), request, ACK_PATIENCE).await.is_ok();
+            // A server that was started anew answers, whatever it knows of the lease.
+            if answered && self.epoch == self.core.link.epoch() {
                 return Ok(());
             }
         }
@@ -380,6 +382,10 @@ impl Lease for JetStreamLease {
             let request = Request::new().payload(Bytes::from_static(b"+WPI"));
             let answer = self.core.api.ask(self.ack.clone(), request, PATIENCE).await;
             answer.map_err(|error| self.unavailable(&error))?;
+            // A server that was started anew answers, whatever it knows of the lease.
+            if self.epoch != self.core.link.epoch() {
+                return Err(self.lost());
+            }
         }
         self.proved(now);
         Ok(())

@@ -1,7 +1,7 @@
 //! The connection to NATS: how it is made, whether it is up, and whether the server was restarted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::{Client, ConnectOptions, Event};
@@ -23,18 +23,26 @@ pub(super) struct Link {
     /// When the last of them was noticed, in milliseconds of Unix time and of this process.
     restarted_at_ms: AtomicU64,
     begin: Instant,
+    /// A quorum keeps leases when one server restarts; a single server may not.
+    alone: bool,
+    client: OnceLock<Client>,
+    /// The server that is known to be there.
+    server: Mutex<String>,
     /// So long after a restart jobs are suspect.
     suspect: Duration,
 }
 
 impl Link {
-    fn new(lease: Duration) -> Arc<Self> {
+    fn new(lease: Duration, alone: bool) -> Arc<Self> {
         Arc::new(Self {
             up: watch::Sender::new(false),
             renewed: Notify::new(),
             epoch: AtomicU64::new(0),
             restarted_at_ms: AtomicU64::new(unix_millis()),
             begin: Instant::now(),
+            alone,
+            client: OnceLock::new(),
+            server: Mutex::default(),
             suspect: SUSPECT_LEASES * lease,
         })
     }
@@ -64,14 +72,28 @@ impl Link {
         matches!(tokio::time::timeout(within, up.wait_for(|up| *up)).await, Ok(Ok(_)))
     }
 
+    /// Looks whether the server is another one than before. An answer may come before the event that tells of the connection.
+    fn observe(&self) {
+        let Some(client) = self.client.get().filter(|_| self.alone) else { return };
+        let now = client.server_info().server_id;
+        let mut before = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if !before.is_empty() && *before != now {
+            tracing::warn!(server = now, "NATS was started anew; what it had handed out is looked at twice");
+            self.restarted();
+        }
+        *before = now;
+    }
+
     /// The count of restarts; a lease of an earlier one may be somebody else's.
     pub(super) fn epoch(&self) -> u64 {
+        self.observe();
         self.epoch.load(Ordering::SeqCst)
     }
 
     /// Whether a record that the server stored at `stored_ms` (Unix time) may have been with somebody before the server, or this
     /// process, started.
     pub(super) fn is_suspect(&self, stored_ms: u64) -> bool {
+        self.observe();
         let restarted = self.restarted_at_ms.load(Ordering::SeqCst);
         stored_ms <= restarted
             && Duration::from_millis(unix_millis().saturating_sub(restarted)) < self.suspect
@@ -90,29 +112,14 @@ fn unix_millis() -> u64 {
 
 /// Connects; afterwards the connection renews itself for ever.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, Arc<Link>), OpenError> {
-    let link = Link::new(settings.lease);
+    let link = Link::new(settings.lease, settings.replicas == 1);
     let told = Arc::clone(&link);
-    // A quorum keeps leases when one server restarts; a single server may not.
-    let alone = settings.replicas == 1;
-    let client_of = Arc::new(std::sync::OnceLock::<Client>::new());
-    let known = Arc::clone(&client_of);
-    let server = Arc::new(std::sync::Mutex::new(String::new()));
     let options = options(&settings.connection).await?.event_callback(move |event| {
-        let (told, known, server) = (Arc::clone(&told), Arc::clone(&known), Arc::clone(&server));
+        let told = Arc::clone(&told);
         async move {
             match event {
                 Event::Connected => {
-                    let now = known.get().map(|client| client.server_info().server_id).unwrap_or_default();
-                    let mut before = server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if alone && !before.is_empty() && *before != now {
-                        tracing::warn!(
-                            server = now,
-                            "NATS was started anew; what it had handed out is looked at twice"
-                        );
-                        told.restarted();
-                    }
-                    *before = now;
-                    drop(before);
+                    told.observe();
                     tracing::info!("connected to NATS");
                     told.set_up(true);
                 }
@@ -131,7 +138,9 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, Arc<Link>), 
         url: settings.connection.url.clone(),
         cause: error.to_string(),
     })?;
-    let _ = client_of.set(client.clone());
+    // The first event may have come before the client was there to be asked.
+    let _ = link.client.set(client.clone());
+    link.observe();
     link.set_up(true);
     Ok((client, link))
 }

@@ -5,7 +5,7 @@
 //! <instance>-RETRY-<k>   <instance>.{sched,due,held}.<k>.<lane>.<queue id>.<job>
 //! <instance>-BODY-<k>    <instance>.body.<k>.<queue id>.<chunk>
 //! <instance>-EVENTS      <instance>.event.<shard>
-//! <instance>-DEAD        <instance>.dead.<k>
+//! <instance>-DEAD        <instance>.dead.<k>.<queue id>.<job>, <instance>.dead.foreign.<stream>.<sequence>
 //! ```
 //!
 //! `k` is the partition: all of a message is in one.
@@ -14,6 +14,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use mail::{AccountId, JobId, QueueId};
+
+/// Stands where a lane would.
+const VOID: &str = "void";
 
 /// Where in the two streams of jobs a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,8 +131,35 @@ impl Names {
         format!("{}-DEAD", self.instance)
     }
 
-    pub(super) fn dead_subject(&self, partition: u16) -> String {
-        format!("{}.dead.{partition}", self.instance)
+    /// Where a record of a kind is that only keeps what was to be stored from being stored; no consumer takes it.
+    pub(super) fn void(&self, kind: Kind, partition: u16, queue_id: QueueId) -> String {
+        let kind = if kind == Kind::Mail { Kind::Mail } else { Kind::Due };
+        format!("{}.{}.{partition}.{VOID}.{queue_id}", self.instance, kind.token())
+    }
+
+    /// Whether a subject is such a one.
+    pub(super) fn is_void(&self, subject: &str) -> bool {
+        subject.split('.').nth(3) == Some(VOID)
+    }
+
+    /// Everything among the dead letters.
+    pub(super) fn all_dead(&self) -> String {
+        format!("{}.dead.>", self.instance)
+    }
+
+    /// The dead letters of a job.
+    pub(super) fn dead_job(&self, partition: u16, job: JobId) -> String {
+        format!("{}.dead.{partition}.{job}", self.instance)
+    }
+
+    /// The dead letters of a message.
+    pub(super) fn dead_message(&self, partition: u16, queue_id: QueueId) -> String {
+        format!("{}.dead.{partition}.{queue_id}.*", self.instance)
+    }
+
+    /// The dead letter of a record whose subject names no job.
+    pub(super) fn dead_foreign(&self, stream: &str, sequence: u64) -> String {
+        format!("{}.dead.foreign.{stream}.{sequence}", self.instance)
     }
 
     pub(super) fn events(&self) -> String {
@@ -250,6 +280,23 @@ mod tests {
         {
             assert_eq!(names.parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_only_keeps_others_away_is_known() {
+        let names = Names::new("a");
+        let queue_id = QueueId::new(Timestamp(1_000), [7; 10]);
+        for kind in [Kind::Mail, Kind::Sched, Kind::Due] {
+            let void = names.void(kind, 3, queue_id);
+            assert!(names.is_void(&void) && names.parse(&void).is_none(), "{void}");
+        }
+        let spot = Spot {
+            kind: Kind::Mail,
+            partition: 3,
+            lane: Lane { number: 1, side: Side::Calm },
+            job: JobId::delivery(queue_id, 0),
+        };
+        assert!(!names.is_void(&names.subject(spot)));
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn events(names: &Names, settings: &Settings) -> Config {
 fn dead(names: &Names, settings: &Settings) -> Config {
     Config {
         name: names.dead(),
-        subjects: vec![format!("{}.dead.>", names.instance())],
+        subjects: vec![names.all_dead()],
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: settings.replicas.into(),
