@@ -53,13 +53,18 @@ pub(super) async fn accept(core: &Arc<Core>, new: NewMessage) -> Result<(), Acce
     let partition = partition(queue_id, core.settings.partitions);
     let late = || ApiError::Unanswered(format!("not kept within {} s", PATIENCE_ALL.as_secs()));
     let kind = kind(core, &new);
+    let origin = new.origin;
     let kept = tokio::time::timeout(PATIENCE_ALL, keep(core, new, kind, partition)).await;
     match kept.unwrap_or_else(|_| Err(Failure::Doubtful(late()))) {
         Ok(()) => Ok(()),
         Err(Failure::Refused(error)) if error.is_full() => Err(AcceptError::Full(error.to_string())),
         Err(Failure::Refused(error)) => Err(AcceptError::Unavailable(error.to_string())),
         Err(Failure::Doubtful(error)) => {
-            core.later(Later::Retract { kind, queue_id, partition });
+            // A submission comes again under another name, if at all. A report is accepted again under this one, which is then
+            // found; to take it back would lose it.
+            if origin == Origin::Submission {
+                core.later(Later::Retract { kind, queue_id, partition });
+            }
             Err(AcceptError::Unavailable(error.to_string()))
         }
     }

@@ -233,6 +233,15 @@ impl JetStreamLease {
         Record { due_at, hold, predecessor: Some(self.place()), written_at, ..self.record.clone() }
     }
 
+    /// Whether the record of the lease is gone, as the leader knows it.
+    async fn is_settled(&self) -> bool {
+        let kind = if self.parked().is_some() { Kind::Sched } else { self.spot.kind };
+        let subject = self.core.names.subject(Spot { kind, ..self.spot });
+        let Place { stream, sequence } = self.place();
+        let found = self.core.api.last(&stream, &subject).await;
+        found.is_ok_and(|found| found.is_none_or(|stored| stored.sequence != sequence))
+    }
+
     /// Content that travelled along is put beside, where later records find it.
     async fn move_beside(&mut self, kept: Kept) -> Result<(), SettleError> {
         let message = Arc::clone(&self.record.job.message);
@@ -358,7 +367,16 @@ impl Lease for JetStreamLease {
                 Ok(octets.slice(from..))
             }
             Body::Chunks(size) => {
-                self.core.bodies(self.spot.partition).read(&self.record.job.message, *size, offset).await
+                let bodies = self.core.bodies(self.spot.partition);
+                match bodies.read(&self.record.job.message, *size, offset).await {
+                    Err(ContentError::Damaged { queue_id, .. }) if self.is_settled().await => {
+                        // Its content went with the job, which isn't ours any more.
+                        *lock(&self.held.mark) = Some(Mark::Removed);
+                        let cause = "somebody else has settled the job".to_owned();
+                        Err(ContentError::Unavailable { queue_id, cause })
+                    }
+                    read => read,
+                }
             }
         }
     }
