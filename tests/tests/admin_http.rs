@@ -191,8 +191,8 @@ fn it_lives_is_ready_and_refuses_what_it_does_not_know() {
     let refused = http::ask("POST", admin, "/metrics");
     assert_eq!(refused.status, 405);
     assert!(refused.header.to_lowercase().contains("allow: get, head"), "{refused:?}");
-    // What isn't HTTP is refused too, and nothing ends for it.
-    assert!(http::try_ask("\u{1}", admin, "/livez").is_ok_and(|answer| answer.status == 400));
+    // What isn't HTTP is refused too, or cut off, and nothing ends for it.
+    assert!(http::try_ask("\u{1}", admin, "/livez").map_or(true, |answer| answer.status == 400));
     assert_eq!(get("/livez").0, 200);
 
     // While it stops it lives, but isn't ready: a client in the middle of its message holds the process.

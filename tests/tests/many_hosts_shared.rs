@@ -79,6 +79,9 @@ fn a_sites_rate_and_connections_hold_over_three_workers_through_a_kill_and_a_res
 
 #[test]
 fn an_accounts_flood_does_not_hold_up_another_accounts_message_in_the_same_lane() {
+    if !long::asked() {
+        return;
+    }
     let lab = Lab::new();
     let busy = lab.mx("busy.test");
     let calm = lab.mx("calm.test");
@@ -108,6 +111,9 @@ fn an_accounts_flood_does_not_hold_up_another_accounts_message_in_the_same_lane(
 
 #[test]
 fn a_slow_destinations_backlog_waits_beside_the_others_and_is_moved_twice_at_most() {
+    if !long::asked() {
+        return;
+    }
     let lab = Lab::new();
     let slow = lab.mx("slow.test");
     let others: Vec<_> = (0..10).map(|number| lab.mx(&format!("other{number}.test"))).collect();

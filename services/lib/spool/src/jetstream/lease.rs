@@ -283,6 +283,12 @@ impl JetStreamLease {
 
     /// Stores what comes next; that it is there already is as good.
     async fn store(&self, mut all: Vec<Outgoing>) -> Result<Option<u64>, SettleError> {
+        if all.is_empty() {
+            return Ok(None);
+        }
+        // What came before may have taken longer than the lease.
+        self.check()?;
+        let subjects: Vec<String> = all.iter().map(|outgoing| outgoing.subject.clone()).collect();
         let stored = match (all.pop(), all.pop()) {
             (None, _) => return Ok(None),
             (Some(only), None) => self.core.api.publish(only, PATIENCE).await.map(Some),
@@ -291,10 +297,39 @@ impl JetStreamLease {
                 self.core.api.publish_batch(&id, vec![first, second], PATIENCE).await.map(|()| None)
             }
         };
-        match stored {
-            Err(error) if error.is_conflict() => Ok(None),
-            other => other.map_err(|error| self.unavailable(&error)),
+        let stored = match stored {
+            // The record that stands for the lease is another's by now.
+            Err(error) if error.is_conflict() && self.parked().is_some() => return Err(self.lost()),
+            Err(error) if error.is_conflict() => None,
+            other => other.map_err(|error| self.unavailable(&error))?,
+        };
+        if self.left_ms().is_none() && self.parked().is_none() {
+            self.prove(&subjects).await?;
         }
+        Ok(stored)
+    }
+
+    /// The lease ended while its successors were being stored: if the job was settled by somebody else meanwhile, they go.
+    async fn prove(&self, successors: &[String]) -> Result<(), SettleError> {
+        let place = self.place();
+        let ours = self.core.api.delete(&place.stream, place.sequence).await;
+        if ours.map_err(|error| self.unavailable(&error))? {
+            return Ok(());
+        }
+        let retry = self.core.names.retry(self.spot.partition);
+        for subject in successors {
+            let found =
+                self.core.api.last(&retry, subject).await.map_err(|error| self.unavailable(&error))?;
+            let Some((stored, spot)) = found.zip(self.core.names.parse(subject)) else { continue };
+            let sequence = stored.sequence;
+            let of_this = Record::decode(spot, stored.payload)
+                .is_ok_and(|found| found.predecessor == Some(place.clone()));
+            if of_this {
+                let gone = self.core.api.delete(&retry, sequence).await;
+                gone.map_err(|error| self.unavailable(&error))?;
+            }
+        }
+        Err(self.lost())
     }
 
     /// Removes what was leased, once its successor is there or it needs none.
