@@ -24,7 +24,7 @@ fn allow_descriptors(count: u64) {
 }
 
 #[test]
-fn a_thousand_idle_sessions_take_less_than_65_megabytes() {
+fn a_thousand_idle_sessions_take_less_than_60_megabytes() {
     allow_descriptors(4096);
     let lab = Lab::new();
     let stagepost = lab.stagepost().start();
@@ -41,7 +41,7 @@ fn a_thousand_idle_sessions_take_less_than_65_megabytes() {
         .collect();
     let resident = stagepost.process().resident();
     println!("{SESSIONS} sessions, half of them logged in under TLS: {} KiB resident", resident / 1024);
-    assert!(resident < 65_000_000, "{resident} octets are resident");
+    assert!(resident < 60_000_000, "{resident} octets are resident");
     for session in &mut sessions {
         session.expect("NOOP", 250);
     }
