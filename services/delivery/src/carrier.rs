@@ -38,7 +38,7 @@ async fn serve<S: Spool, L: Limits>(
     place: &mut Place<S::Lease>,
     parcel: Parcel<S::Lease>,
 ) {
-    let Some((mut parcel, _permission)) = permitted(context, parcel).await else { return };
+    let Some((mut parcel, _permission)) = permitted(context, place, parcel).await else { return };
     let mut open: Option<Connection> = None;
     let mut approach = None;
     loop {
@@ -105,14 +105,19 @@ async fn serve<S: Spool, L: Limits>(
 /// The right to open a connection to the site, or none: then the job waits.
 async fn permitted<S: Spool, L: Limits>(
     context: &Context<S, L>,
+    place: &Place<S::Lease>,
     parcel: Parcel<S::Lease>,
 ) -> Option<(Parcel<S::Lease>, L::Connection)> {
     let limits = context.sites.limits(&parcel.route.site);
     loop {
         let wait = match context.limits.connection(&parcel.route.site, limits).await {
-            Permission::Granted(permission) => return Some((parcel, permission)),
+            Permission::Granted(permission) => {
+                place.tried();
+                return Some((parcel, permission));
+            }
             Permission::Wait(wait) => wait,
         };
+        place.denied(wait);
         if parcel.since.elapsed() + wait > PATIENCE {
             let reason = format!("no connection to {} is free", parcel.route.site);
             postpone(context, parcel, Cause::Connection, wait, reason).await;

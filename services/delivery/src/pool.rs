@@ -79,6 +79,8 @@ struct State<L> {
     idle: u32,
     /// Since when connections are tried without an answer.
     unanswered_since: Option<Instant>,
+    /// Until when the site's limits allow no connection.
+    denied_until: Option<Instant>,
     pace: Pace,
 }
 
@@ -108,7 +110,7 @@ impl<L> Pools<L> {
         } else if state.queue.len() < self.queue_max && !state.is_mute() {
             state.queue.push_back(parcel);
         } else {
-            return Submitted::Later(state.pace.later(Instant::now()), parcel);
+            return Submitted::Later(state.later(Instant::now()), parcel);
         }
         Submitted::Queued
     }
@@ -121,7 +123,7 @@ impl<L> Pools<L> {
             lock(shard).retain(|_, pool| {
                 let mut state = lock(&pool.state);
                 while let Some(first) = state.queue.pop_front_if(|first| first.since.elapsed() >= PATIENCE) {
-                    let later = state.pace.later(Instant::now());
+                    let later = state.later(Instant::now());
                     found.push(Submitted::Later(later, first));
                 }
                 if !state.queue.is_empty()
@@ -152,6 +154,7 @@ impl<L> Pools<L> {
                 answered: 0,
                 idle: 0,
                 unanswered_since: None,
+                denied_until: None,
                 pace: Pace::new(Instant::now()),
             };
             Arc::new(Pool { connections_max, state: Mutex::new(state), arrived: Notify::new() })
@@ -161,11 +164,25 @@ impl<L> Pools<L> {
 }
 
 impl<L> State<L> {
-    /// One more connection is being opened.
+    /// One more connection is to be opened.
     fn enter(&mut self) {
         self.open += 1;
+    }
+
+    /// A connection is being opened: from now on the destination may answer.
+    fn tried(&mut self, now: Instant) {
+        self.denied_until = None;
         if self.answered == 0 {
-            self.unanswered_since.get_or_insert_with(Instant::now);
+            self.unanswered_since.get_or_insert(now);
+        }
+    }
+
+    /// When a job comes back for which there is no room.
+    fn later(&mut self, now: Instant) -> Duration {
+        let denied = self.answered == 0 && !self.is_mute();
+        match self.denied_until.filter(|until| denied && *until > now) {
+            Some(until) => self.pace.after(now, until),
+            None => self.pace.later(now),
         }
     }
 
@@ -208,6 +225,16 @@ pub(crate) struct Place<L> {
 impl<L> Place<L> {
     fn new(pool: Arc<Pool<L>>) -> Self {
         Self { pool, answered: false, left: false }
+    }
+
+    /// The limits allow no connection for so long; that says nothing of the destination.
+    pub(crate) fn denied(&self, wait: Duration) {
+        lock(&self.pool.state).denied_until = Some(Instant::now() + wait);
+    }
+
+    /// A connection is about to be opened.
+    pub(crate) fn tried(&self) {
+        lock(&self.pool.state).tried(Instant::now());
     }
 
     /// The destination has answered: others may follow.
@@ -302,6 +329,8 @@ impl Pace {
     const PER_SEC_MIN: f64 = 0.1;
     /// As long as nothing is known.
     const PER_SEC_AT_FIRST: f64 = 10.0;
+    /// The least of those who come back from a time in which nothing could be tried.
+    const PER_SEC_UNTRIED: f64 = 100.0;
 
     fn new(now: Instant) -> Self {
         Self { since: now, taken: 0, per_sec: Self::PER_SEC_AT_FIRST, horizon: now }
@@ -332,6 +361,14 @@ impl Pace {
         let recent = f64::from(self.taken) / Self::WINDOW.as_secs_f64();
         let step = Duration::from_secs_f64(1.0 / self.per_sec.max(recent));
         self.horizon = self.horizon.max(now + PATIENCE) + step;
+        (self.horizon - now).min(PACE_MAX)
+    }
+
+    /// The same while nothing can be tried before an instant: what isn't taken until then is no sign of the pace.
+    fn after(&mut self, now: Instant, until: Instant) -> Duration {
+        (self.taken, self.since) = (0, now);
+        let step = Duration::from_secs_f64(1.0 / self.per_sec.max(Self::PER_SEC_UNTRIED));
+        self.horizon = self.horizon.max(until) + step;
         (self.horizon - now).min(PACE_MAX)
     }
 
@@ -388,6 +425,7 @@ mod tests {
             answered: 0,
             idle: 0,
             unanswered_since: None,
+            denied_until: None,
             pace: Pace::new(now),
         }
     }
@@ -396,11 +434,13 @@ mod tests {
     fn a_destination_is_mute_after_a_while_without_an_answer_and_starts_anew_with_the_first() {
         let mut state = state(Instant::now());
         state.enter();
+        state.tried(Instant::now());
         assert!(!state.is_mute());
         state.leave(false);
         state.unanswered_since = Instant::now().checked_sub(PATIENCE);
         // Another try isn't an answer.
         state.enter();
+        state.tried(Instant::now());
         assert!(state.is_mute());
         for _ in 0..1000 {
             state.pace.later(Instant::now());
@@ -416,6 +456,22 @@ mod tests {
         state.enter();
         state.answer(Instant::now());
         state.enter();
+        state.tried(Instant::now());
         assert_eq!(state.unanswered_since, None);
+    }
+
+    #[test]
+    fn a_time_in_which_nothing_may_be_tried_says_nothing_of_the_destination() {
+        let start = Instant::now();
+        let mut state = state(start);
+        state.enter();
+        state.denied_until = Some(after(start, 30_000));
+        let waits: Vec<Duration> = (0..1_000).map(|job| state.later(after(start, 20 * job))).collect();
+        assert!(!state.is_mute());
+        assert!(waits[0] >= Duration::from_secs(30), "{:?}", waits[0]);
+        let last = Duration::from_millis(20 * 999) + waits[999];
+        assert!(last < Duration::from_secs(41), "a hundred a second from then on: {last:?}");
+        state.tried(after(start, 30_000));
+        assert!(state.unanswered_since.is_some());
     }
 }
