@@ -25,6 +25,7 @@ mod events;
 mod fetch;
 mod job;
 mod lease;
+mod leases;
 mod link;
 mod names;
 mod ready;
@@ -32,6 +33,7 @@ mod settings;
 mod setup;
 mod space;
 mod tidy;
+mod wait;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -53,7 +55,7 @@ use self::api::{Api, Outgoing};
 use self::body::Bodies;
 use self::control::{Peers, Standing};
 use self::job::{Place, Record};
-use self::lease::Leases;
+use self::leases::Leases;
 use self::link::Link;
 use self::names::{Kind, Names, Spot};
 use self::ready::Ready;
@@ -356,7 +358,7 @@ impl Spool for JetStream {
     }
 
     async fn lease(&self, max: usize) -> Vec<JetStreamLease> {
-        lease::lease(&self.core, max.max(1)).await
+        wait::lease(&self.core, max.max(1)).await
     }
 
     async fn look(&self, query: Query) -> Result<Vec<Entry>, ContentError> {

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use smtp::address::Host;
 
 use super::Core;
-use super::lease::{Fetched, JetStreamLease, Mark};
+use super::lease::JetStreamLease;
+use super::leases::Mark;
+use super::ready::Fetched;
 use super::setup::Layout;
 use crate::{Lease as _, Selection};
 

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use super::api::ApiError;
 use super::dead::{self, Strays, Unreadable};
 use super::job::{Place, Record};
-use super::lease::Fetched;
 use super::names::{Kind, Lane, Names, Spot};
+use super::ready::Fetched;
 use super::setup::{self, Layout};
 use super::{Core, Later};
 

@@ -6,8 +6,21 @@ use std::time::Instant;
 
 use mail::{AccountId, JobId, Timestamp};
 
-use super::lease::Fetched;
-use super::names::{Kind, Lane};
+use super::job::{Place, Record};
+use super::names::{Kind, Lane, Spot};
+
+/// A job as it came from a stream.
+pub(super) struct Fetched {
+    pub(super) record: Record,
+    pub(super) spot: Spot,
+    pub(super) place: Place,
+    /// Where the server takes acknowledgements.
+    pub(super) ack: String,
+    pub(super) fetched_at: Instant,
+    /// In milliseconds since the store was opened.
+    pub(super) fetched_ms: u64,
+    pub(super) epoch: u64,
+}
 
 /// The fetched jobs.
 #[derive(Default)]
