@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -89,6 +90,7 @@ impl<'lab> FleetSetup<'lab> {
     /// # Panics
     /// When something doesn't come up: with its log.
     pub fn start(self) -> Fleet {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = self.lab.subfolder("fleet");
         let nats = if self.nats == 1 { Nats::single(&folder) } else { Nats::cluster(&folder) };
         let redis_folder = self.lab.subfolder("fleet/redis");
@@ -109,7 +111,8 @@ impl<'lab> FleetSetup<'lab> {
         std::fs::write(&authority, self.lab.authority.pem()).expect("a file can be written");
         let config = folder.join("fleet.toml");
         std::fs::write(&config, self.settings_file(&folder, &nats, &redis)).expect("a file can be written");
-        let mut fleet = Fleet { nats, redis, members, config, token, tls: self.lab.authority.client() };
+        let mut fleet =
+            Fleet { nats, redis, members, config, token, tls: self.lab.authority.client(), _alone: alone };
         fleet.start_all(Role::Accounts);
         fleet.ask(&["account", "create", "shop", "--plan", "unlimited"]);
         fleet.credential("shop", USER, PASSWORD);
@@ -167,6 +170,9 @@ struct Member {
     process: Option<Process>,
 }
 
+/// One at a time: a fleet is a dozen processes.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A running fleet.
 pub struct Fleet {
     /// Its NATS.
@@ -177,6 +183,7 @@ pub struct Fleet {
     config: PathBuf,
     token: PathBuf,
     tls: std::sync::Arc<rustls::ClientConfig>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Fleet {

@@ -46,6 +46,7 @@
 
 pub mod address;
 pub mod certs;
+pub mod chance;
 pub mod corpus;
 pub mod deadline;
 pub mod dns;
@@ -66,3 +67,4 @@ pub mod redis;
 pub mod report;
 pub mod smtp;
 pub mod stagepost;
+pub mod submitters;

@@ -4,15 +4,11 @@
 #![allow(clippy::print_stdout, reason = "the figures of a run are part of what it proves")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use rustls::ClientConfig;
 use serde_json::Value;
+use tests::chance::Chance;
 use tests::deadline::{SOON, until_true};
 use tests::fleet::{Fleet, FleetSetup, Role};
 use tests::lab::Lab;
@@ -20,10 +16,8 @@ use tests::ledger::Ledger;
 use tests::long;
 use tests::message;
 use tests::mx::{Answer, Mx, Step};
-use tests::smtp::{Client, base64};
-use tests::stagepost::{HOST, PASSWORD, USER};
+use tests::submitters::{FROM, Submitters};
 
-const FROM: &str = "hello@sender.test";
 /// How long before an end the remote's 250 may have come that wasn't recorded.
 const UNRECORDED: Duration = Duration::from_secs(15);
 const KINDS_OF_END: [&str; 4] = ["delivered", "bounced", "expired", "dropped"];
@@ -70,59 +64,6 @@ impl World {
     }
 }
 
-struct Load {
-    addresses: Vec<SocketAddr>,
-    tls: Arc<ClientConfig>,
-    ledger: Ledger,
-    over: AtomicBool,
-    /// Between two messages of a submitter.
-    pause: Duration,
-}
-
-impl Load {
-    fn login(&self, place: usize) -> io::Result<Client> {
-        let mut client = Client::try_connect(self.addresses[place % self.addresses.len()])?;
-        client.try_reply()?;
-        let auth = format!("AUTH PLAIN {}", base64(format!("\0{USER}\0{PASSWORD}").as_bytes()));
-        for (line, code) in
-            [("EHLO client.test", 250), ("STARTTLS", 220), ("EHLO client.test", 250), (&auth, 235)]
-        {
-            client.try_send(format!("{line}\r\n").as_bytes())?;
-            let reply = client.try_reply()?;
-            if reply.code != code {
-                return Err(io::Error::other(format!("{line}: {reply:?}")));
-            }
-            if line == "STARTTLS" {
-                client.try_handshake(&self.tls, HOST)?;
-            }
-        }
-        Ok(client)
-    }
-
-    /// Submits until the load is over, by a new session at the next ingress whenever one dies.
-    fn submit(&self, submitter: usize) {
-        let (mut session, mut place, mut number) = (None, submitter, 0);
-        while !self.over.load(Ordering::Relaxed) {
-            std::thread::sleep(self.pause);
-            let Some(mut client) = session.take().or_else(|| self.login(place).ok()) else {
-                place += 1;
-                continue;
-            };
-            number += 1;
-            let recipients = recipients(submitter, number);
-            let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
-            let octets = message::text(FROM, recipients[0], &format!("mail-{submitter}-{number}"), "Hello.");
-            match client.try_submit(FROM, &recipients, &octets) {
-                Ok(reply) if reply.code == 250 => {
-                    self.ledger.accepted(&recipients);
-                    session = Some(client);
-                }
-                _ => self.ledger.doubtful(&recipients),
-            }
-        }
-    }
-}
-
 /// Each name is used for one message.
 fn recipients(submitter: usize, number: usize) -> Vec<String> {
     let name = format!("user-{submitter}-{number}");
@@ -136,29 +77,9 @@ fn recipients(submitter: usize, number: usize) -> Vec<String> {
     all
 }
 
-/// What to end, drawn from a printed seed.
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let seed = u64::from(now.subsec_nanos()) << 20 | 1;
-        println!("seed {seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        // Xorshift, by Marsaglia.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % most
-    }
-}
-
 /// Ends one of the 3 + 2 + 3 processes, 3 NATS servers and Redis, and starts it again.
 fn kill_one(fleet: &mut Fleet, chance: &mut Chance) -> &'static str {
-    match chance.below(12) {
+    match chance.below(12) as usize {
         place @ 0..3 => revive(fleet, Role::Ingress, place),
         place @ 3..5 => revive(fleet, Role::Accounts, place - 3),
         place @ 5..8 => revive(fleet, Role::Delivery, place - 5),
@@ -189,22 +110,13 @@ fn under_load(
     pause: Duration,
     disturb: impl FnOnce(&mut Fleet) -> Vec<Instant>,
 ) {
-    let load = Load {
-        addresses: (0..fleet.count(Role::Ingress)).map(|place| fleet.submission(place)).collect(),
-        tls: Arc::clone(fleet.tls()),
-        ledger: Ledger::default(),
-        over: AtomicBool::new(false),
-        pause,
-    };
-    let ends = std::thread::scope(|scope| {
-        for submitter in 0..submitters {
-            let load = &load;
-            scope.spawn(move || load.submit(submitter));
-        }
+    let addresses = (0..fleet.count(Role::Ingress)).map(|place| fleet.submission(place)).collect();
+    let mut load = Submitters::new(addresses, fleet.tls(), recipients);
+    load.pause = pause;
+    let ends = load.while_doing(submitters, || {
         std::thread::sleep(Duration::from_secs(1));
         let ends = disturb(fleet);
         std::thread::sleep(Duration::from_secs(1));
-        load.over.store(true, Ordering::Relaxed);
         ends
     });
     fleet.heal();
@@ -320,9 +232,6 @@ fn all_killed_at_once_nothing_is_lost() {
 
 #[test]
 fn whatever_is_stopped_for_a_while_nothing_is_lost() {
-    if !long::asked() {
-        return;
-    }
     let world = World::new();
     let mut fleet = world.fleet();
     let stopped = Duration::from_secs(40);

@@ -4,23 +4,18 @@
 #![allow(clippy::print_stdout, reason = "the figures of a run are part of what it proves")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use tests::chance::Chance;
 use tests::deadline::{SOON, until_true};
 use tests::lab::Lab;
 use tests::ledger::{Balance, Ledger};
 use tests::long;
-use tests::message;
 use tests::mx::{Answer, Mx, Received, Step};
-use tests::smtp::{Client, base64};
-use tests::stagepost::{HOST, PASSWORD, Stagepost, USER};
+use tests::stagepost::Stagepost;
+use tests::submitters::Submitters;
 
-const FROM: &str = "hello@sender.test";
 const SUBMITTERS: usize = 4;
 /// So many messages a submitter sends at most between two kills, whatever the machine can do.
 const MESSAGES_A_ROUND: usize = 400;
@@ -90,74 +85,11 @@ impl World {
     }
 }
 
-/// What submitters need, and what they leave.
-struct Load {
-    address: SocketAddr,
-    tls: Arc<ClientConfig>,
-    ledger: Ledger,
-    over: AtomicBool,
-    /// Which round it is; a submitter sends so many messages in each.
-    round: Mutex<usize>,
-}
-
-impl Load {
-    fn new(stagepost: &Stagepost) -> Self {
-        Self {
-            address: stagepost.submission(),
-            tls: Arc::clone(stagepost.tls()),
-            ledger: Ledger::default(),
-            over: AtomicBool::new(false),
-            round: Mutex::new(0),
-        }
-    }
-
-    fn login(&self) -> io::Result<Client> {
-        let mut client = Client::try_connect(self.address)?;
-        client.try_reply()?;
-        let auth = format!("AUTH PLAIN {}", base64(format!("\0{USER}\0{PASSWORD}").as_bytes()));
-        for (line, code) in
-            [("EHLO client.test", 250), ("STARTTLS", 220), ("EHLO client.test", 250), (&auth, 235)]
-        {
-            client.try_send(format!("{line}\r\n").as_bytes())?;
-            let reply = client.try_reply()?;
-            if reply.code != code {
-                return Err(io::Error::other(format!("{line}: {reply:?}")));
-            }
-            if line == "STARTTLS" {
-                client.try_handshake(&self.tls, HOST)?;
-            }
-        }
-        Ok(client)
-    }
-
-    /// Submits, again from a new session whenever one dies, until the load is over.
-    fn submit(&self, submitter: usize) {
-        let mut session = None;
-        let (mut number, mut round, mut left) = (0, 0, MESSAGES_A_ROUND);
-        while !self.over.load(Ordering::Relaxed) {
-            let current = *self.round.lock().unwrap();
-            if current != round {
-                (round, left) = (current, MESSAGES_A_ROUND);
-            }
-            let client = if left == 0 { None } else { session.take().or_else(|| self.login().ok()) };
-            let Some(mut client) = client else {
-                std::thread::sleep(Duration::from_millis(20));
-                continue;
-            };
-            left -= 1;
-            number += 1;
-            let recipients = recipients(submitter, number);
-            let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
-            let octets = message::text(FROM, recipients[0], &format!("mail-{submitter}-{number}"), "Hello.");
-            match client.try_submit(FROM, &recipients, &octets) {
-                Ok(reply) if reply.code == 250 => {
-                    self.ledger.accepted(&recipients);
-                    session = Some(client);
-                }
-                _ => self.ledger.doubtful(&recipients),
-            }
-        }
-    }
+/// What submits to it.
+fn load(stagepost: &Stagepost) -> Submitters {
+    let mut load = Submitters::new(vec![stagepost.submission()], stagepost.tls(), recipients);
+    load.messages_a_round = MESSAGES_A_ROUND;
+    load
 }
 
 /// Each name is used for one message.
@@ -174,24 +106,9 @@ fn recipients(submitter: usize, number: usize) -> Vec<String> {
     all
 }
 
-/// Instants to kill at, drawn from a printed seed.
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let seed = u64::from(now.subsec_nanos()) << 20 | 1;
-        println!("seed {seed}");
-        Self(seed)
-    }
-
-    fn pause(&mut self) -> Duration {
-        // Xorshift, by Marsaglia.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(200 + self.0 % 1300)
-    }
+/// Until the next kill.
+fn pause(chance: &mut Chance) {
+    std::thread::sleep(Duration::from_millis(u64::from(200 + chance.below(1300))));
 }
 
 /// When each recipient's copies came.
@@ -209,24 +126,19 @@ fn copies(received: &[Received]) -> BTreeMap<&str, Vec<Instant>> {
 fn a_250_means_kept_and_each_recipient_ends_once_though_the_process_is_killed() {
     let world = World::new();
     let mut stagepost = world.stagepost();
-    let load = Load::new(&stagepost);
+    let load = load(&stagepost);
     let mut chance = Chance::new();
     let mut kills = Vec::new();
     let rounds = long::pick(3, 20);
-    std::thread::scope(|scope| {
-        for submitter in 0..SUBMITTERS {
-            let load = &load;
-            scope.spawn(move || load.submit(submitter));
-        }
+    load.while_doing(SUBMITTERS, || {
         for _ in 0..rounds {
-            std::thread::sleep(chance.pause());
+            pause(&mut chance);
             stagepost.kill();
             kills.push(Instant::now());
             stagepost.start_again();
-            *load.round.lock().unwrap() += 1;
+            load.next_round();
         }
-        std::thread::sleep(chance.pause());
-        load.over.store(true, Ordering::Relaxed);
+        pause(&mut chance);
     });
     let balance = world.settled(&load.ledger, &stagepost);
     println!("{rounds} kills: {balance}");
@@ -261,21 +173,16 @@ fn a_250_means_kept_and_each_recipient_ends_once_though_the_process_is_killed() 
 fn an_orderly_end_under_load_loses_nothing_and_sends_nothing_twice() {
     let world = World::new();
     let mut stagepost = world.stagepost();
-    let load = Load::new(&stagepost);
+    let load = load(&stagepost);
     let mut chance = Chance::new();
-    std::thread::scope(|scope| {
-        for submitter in 0..SUBMITTERS {
-            let load = &load;
-            scope.spawn(move || load.submit(submitter));
-        }
+    load.while_doing(SUBMITTERS, || {
         for _ in 0..2 {
-            std::thread::sleep(chance.pause());
+            pause(&mut chance);
             assert!(stagepost.stop(SOON * 2).success());
             stagepost.start_again();
-            *load.round.lock().unwrap() += 1;
+            load.next_round();
         }
-        std::thread::sleep(chance.pause());
-        load.over.store(true, Ordering::Relaxed);
+        pause(&mut chance);
     });
     let balance = world.settled(&load.ledger, &stagepost);
     println!("{balance}");
