@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use limits::{Limits as _, SiteLimits, Slot, Urgency};
 use tests::address;
 use tests::redis::{Kind, Memory};
 use tokio::net::{TcpListener, TcpStream};
@@ -159,4 +160,25 @@ async fn who_comes_back_first_leaves_the_others_what_they_opened_meanwhile() {
     }
     drop(held);
     drop(opened(&second, "site", FOUR).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_connect_yet_is_told_a_place_in_the_line_behind_the_calm() {
+    let mut shared = Shared::new(Kind::Redis, Memory::Lost);
+    shared.settings.lease = Duration::from_secs(15);
+    let begin = Instant::now();
+    let members = shared.members(2).await;
+    let limits = SiteLimits { messages_per_sec: 4.0, burst: 1, connections: 4 };
+    let mut places = Vec::new();
+    for number in 0..20 {
+        match members[number % 2].slot("site", limits, 1, Urgency::Fresh).await {
+            Slot::Wait(wait) => places.push(begin.elapsed() + wait),
+            Slot::Go(_) => panic!("number {number} goes where it can't connect"),
+        }
+    }
+    assert!(places[0] >= shared.settings.lease, "{places:?}");
+    assert!(places.is_sorted() && places[19] - places[0] > Duration::from_secs(4), "{places:?}");
+    let _connection = opened(&members[0], "site", limits).await;
+    assert_eq!(members[0].slot("site", limits, 1, Urgency::Due).await, Slot::Go(1));
+    assert!(matches!(members[0].slot("site", limits, 1, Urgency::Fresh).await, Slot::Wait(_)));
 }

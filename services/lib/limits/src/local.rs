@@ -93,9 +93,16 @@ impl Local {
         self.quotas.settle().await;
     }
 
-    /// When messages may go, as it is now.
-    pub(crate) fn pass(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Pass {
-        self.sites.with(site, |site, now| site.pass(now, limits, want, urgency))
+    /// When messages may go, as it is now; none for the time of `pause`.
+    pub(crate) fn pass(
+        &self,
+        site: &str,
+        limits: SiteLimits,
+        want: u32,
+        urgency: Urgency,
+        pause: Duration,
+    ) -> Pass {
+        self.sites.with(site, |site, now| site.pass(now, limits, want, urgency, pause.as_secs_f64()))
     }
 
     /// Takes what went out by others' leave.
@@ -166,7 +173,7 @@ impl Limits for Local {
 
     async fn slot(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Slot {
         patience::slot(&*self.clock, urgency, |urgency| {
-            std::future::ready(self.pass(site, limits, want, urgency))
+            std::future::ready(self.pass(site, limits, want, urgency, Duration::ZERO))
         })
         .await
     }

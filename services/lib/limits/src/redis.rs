@@ -131,14 +131,16 @@ impl Redis {
     async fn pass(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Pass {
         let member = &self.member;
         let pace = member.census().pace(limits);
-        match member.link.ask::<(u32, u64)>(&member.pass(site, limits, want, urgency)).await {
+        // Who can't have a connection before the calm ends needs no token before.
+        let pause = || member.places.pause(site, limits.connections, Instant::now());
+        match member.link.ask::<(u32, u64)>(&member.pass(site, limits, want, urgency, pause())).await {
             Some((0, micros)) => Pass::Wait(Duration::from_micros(micros)),
             Some((granted, _)) => {
                 member.local.spend(site, pace, granted);
                 Pass::Go(granted)
             }
             None => {
-                let pass = member.local.pass(site, pace, want, urgency);
+                let pass = member.local.pass(site, pace, want, urgency, pause());
                 if let Pass::Go(granted) = pass {
                     member.spend(site, limits, granted);
                 }

@@ -80,23 +80,35 @@ impl Site {
     }
 
     /// When `want` messages may go. A fresh one never passes those who were told to come back: it goes only where the
-    /// horizon isn't ahead.
-    pub(super) fn pass(&mut self, now: f64, limits: SiteLimits, want: u32, urgency: Urgency) -> Pass {
+    /// horizon isn't ahead. Nobody goes for the seconds of `pause`.
+    pub(super) fn pass(
+        &mut self,
+        now: f64,
+        limits: SiteLimits,
+        want: u32,
+        urgency: Urgency,
+        pause: f64,
+    ) -> Pass {
         let want = want.max(1);
         self.adopt(limits, now);
         if self.rate == 0.0 {
             return Pass::Go(want);
         }
         self.refill(now);
+        let opens = now + pause;
+        if pause > 0.0 {
+            // Those who were told to come back when it ends aren't late before.
+            self.taken = self.taken.max(opens);
+        }
         self.forget_a_horizon_that_nobody_keeps(now);
         let in_turn = urgency == Urgency::Due || self.horizon <= now + EPSILON;
-        if in_turn && self.tokens >= 1.0 - EPSILON {
+        if pause == 0.0 && in_turn && self.tokens >= 1.0 - EPSILON {
             let granted = f64::from(want).min((self.tokens + EPSILON).floor());
             self.tokens -= granted;
             self.taken = now;
             return Pass::Go(granted as u32);
         }
-        let next_token = now + (1.0 - self.tokens).max(0.0) / self.rate;
+        let next_token = opens.max(now + (1.0 - self.tokens).max(0.0) / self.rate);
         let time = f64::from(want).min(self.burst) / self.rate;
         let start = match urgency {
             Urgency::Fresh => {
@@ -105,7 +117,7 @@ impl Site {
                 start
             }
             Urgency::Due => {
-                let start = next_token.max(self.catch_up.min(now + CATCH_UP_SECS_MAX));
+                let start = next_token.max(self.catch_up.min(opens + CATCH_UP_SECS_MAX));
                 self.catch_up = start + time;
                 self.horizon = self.horizon.max(self.catch_up);
                 start
@@ -240,14 +252,14 @@ mod tests {
     #[test]
     fn a_backlog_is_given_times_at_the_pace_in_the_order_of_asking() {
         let mut site = Site::new(100.0);
-        assert_eq!(site.pass(100.0, FIVE_A_SECOND, 99, Urgency::Fresh), Pass::Go(10));
+        assert_eq!(site.pass(100.0, FIVE_A_SECOND, 99, Urgency::Fresh, 0.0), Pass::Go(10));
         for place in 1..=100_000u32 {
-            let secs = wait(site.pass(100.0, FIVE_A_SECOND, 1, Urgency::Fresh));
+            let secs = wait(site.pass(100.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0));
             assert!((secs - f64::from(place) / 5.0).abs() < 1e-3, "place {place} waits {secs} s");
         }
         for place in 1..=1000u32 {
             let now = 100.0 + f64::from(place) / 5.0;
-            assert_eq!(site.pass(now, FIVE_A_SECOND, 1, Urgency::Due), Pass::Go(1), "place {place}");
+            assert_eq!(site.pass(now, FIVE_A_SECOND, 1, Urgency::Due, 0.0), Pass::Go(1), "place {place}");
         }
     }
 
@@ -257,7 +269,8 @@ mod tests {
         let mut gone = 0;
         for millis in 0..60_000u32 {
             for urgency in [Urgency::Fresh, Urgency::Due] {
-                if let Pass::Go(messages) = site.pass(f64::from(millis) / 1e3, FIVE_A_SECOND, 2, urgency) {
+                if let Pass::Go(messages) = site.pass(f64::from(millis) / 1e3, FIVE_A_SECOND, 2, urgency, 0.0)
+                {
                     gone += messages;
                 }
             }
@@ -268,63 +281,76 @@ mod tests {
     #[test]
     fn due_ones_go_before_fresh_ones() {
         let mut site = Site::new(0.0);
-        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh);
-        let due_in = wait(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh));
+        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh, 0.0);
+        let due_in = wait(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0));
         assert!((due_in - 0.2).abs() < 1e-6);
         // A token is there, and it is not for the one who just came.
-        assert!(wait(site.pass(0.2, FIVE_A_SECOND, 1, Urgency::Fresh)) > 0.19);
-        assert_eq!(site.pass(0.2, FIVE_A_SECOND, 1, Urgency::Due), Pass::Go(1));
+        assert!(wait(site.pass(0.2, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0)) > 0.19);
+        assert_eq!(site.pass(0.2, FIVE_A_SECOND, 1, Urgency::Due, 0.0), Pass::Go(1));
     }
 
     #[test]
     fn a_due_job_without_a_token_is_moved_a_little_only() {
         let mut site = Site::new(0.0);
-        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh);
+        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh, 0.0);
         for _ in 0..50_000 {
-            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh);
+            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0);
         }
         for _ in 0..1000 {
-            assert!(wait(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Due)) <= CATCH_UP_SECS_MAX);
+            assert!(wait(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Due, 0.0)) <= CATCH_UP_SECS_MAX);
         }
+    }
+
+    #[test]
+    fn who_comes_in_a_pause_is_told_its_place_after_it_and_finds_it_kept() {
+        let mut site = Site::new(100.0);
+        for place in 0..100u32 {
+            let now = 100.0 + f64::from(place) / 10.0;
+            let urgency = if place % 2 == 0 { Urgency::Fresh } else { Urgency::Due };
+            let secs = wait(site.pass(now, FIVE_A_SECOND, 1, urgency, 130.0 - now));
+            assert!(now + secs >= 130.0 && now + secs <= 150.0, "place {place} at {}", now + secs);
+        }
+        assert_eq!(site.pass(130.0, FIVE_A_SECOND, 1, Urgency::Due, 0.0), Pass::Go(1));
+        assert!(wait(site.pass(130.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0)) > 9.0, "it goes behind them");
     }
 
     #[test]
     fn a_changed_rate_rescales_the_horizon() {
         let mut site = Site::new(0.0);
-        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh);
+        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh, 0.0);
         for _ in 0..500 {
-            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh);
+            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0);
         }
         let twice = SiteLimits { messages_per_sec: 10.0, ..FIVE_A_SECOND };
-        let secs = wait(site.pass(0.0, twice, 1, Urgency::Fresh));
+        let secs = wait(site.pass(0.0, twice, 1, Urgency::Fresh, 0.0));
         assert!((secs - 50.1).abs() < 0.1, "{secs}");
         let tenth = SiteLimits { messages_per_sec: 1.0, ..FIVE_A_SECOND };
-        let secs = wait(site.pass(0.0, tenth, 1, Urgency::Fresh));
+        let secs = wait(site.pass(0.0, tenth, 1, Urgency::Fresh, 0.0));
         assert!((secs - 502.0).abs() < 1.0, "{secs}");
         let none = SiteLimits { messages_per_sec: 0.0, ..FIVE_A_SECOND };
-        assert_eq!(site.pass(0.0, none, 7, Urgency::Fresh), Pass::Go(7));
-        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh), Pass::Go(1));
+        assert_eq!(site.pass(0.0, none, 7, Urgency::Fresh, 0.0), Pass::Go(7));
+        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0), Pass::Go(1));
     }
 
     #[test]
     fn a_horizon_whose_jobs_never_come_is_forgotten() {
         let mut site = Site::new(0.0);
-        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh);
+        site.pass(0.0, FIVE_A_SECOND, 10, Urgency::Fresh, 0.0);
         for _ in 0..5_000 {
-            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh);
+            site.pass(0.0, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0);
         }
-        assert!(wait(site.pass(4.9, FIVE_A_SECOND, 1, Urgency::Fresh)) > 900.0);
-        assert_eq!(site.pass(5.1, FIVE_A_SECOND, 1, Urgency::Fresh), Pass::Go(1));
+        assert!(wait(site.pass(4.9, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0)) > 900.0);
+        assert_eq!(site.pass(5.1, FIVE_A_SECOND, 1, Urgency::Fresh, 0.0), Pass::Go(1));
     }
 
     #[test]
     fn unused_tokens_go_back_up_to_the_burst() {
         let mut site = Site::new(0.0);
-        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 4, Urgency::Fresh), Pass::Go(4));
+        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 4, Urgency::Fresh, 0.0), Pass::Go(4));
         site.put_back(3);
-        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 99, Urgency::Fresh), Pass::Go(9));
+        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 99, Urgency::Fresh, 0.0), Pass::Go(9));
         site.put_back(1000);
-        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 99, Urgency::Due), Pass::Go(10));
+        assert_eq!(site.pass(0.0, FIVE_A_SECOND, 99, Urgency::Due, 0.0), Pass::Go(10));
     }
 
     #[test]
@@ -377,7 +403,7 @@ mod tests {
     fn a_site_at_rest_is_not_needed() {
         let mut site = Site::new(0.0);
         assert!(!site.is_needed(0.0));
-        site.pass(0.0, FIVE_A_SECOND, 5, Urgency::Fresh);
+        site.pass(0.0, FIVE_A_SECOND, 5, Urgency::Fresh, 0.0);
         assert!(site.is_needed(0.5) && !site.is_needed(1.5));
         site.unanswered(2.0);
         assert!(site.is_needed(100.0) && !site.is_needed(4000.0));

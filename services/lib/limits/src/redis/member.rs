@@ -123,10 +123,17 @@ impl Member {
         format!("{}:{number}", self.name)
     }
 
-    pub(super) fn pass(&self, site: &str, limits: SiteLimits, want: u32, urgency: Urgency) -> Cmd {
+    pub(super) fn pass(
+        &self,
+        site: &str,
+        limits: SiteLimits,
+        want: u32,
+        urgency: Urgency,
+        pause: Duration,
+    ) -> Cmd {
         let mut call = call(&self.link.scripts().pass, &self.keys.bucket(site));
         call.arg(limits.messages_per_sec).arg(limits.burst.max(1)).arg(want.max(1));
-        call.arg(u8::from(urgency == Urgency::Due)).arg(CATCH_UP_SECS_MAX * 1e6);
+        call.arg(u8::from(urgency == Urgency::Due)).arg(CATCH_UP_SECS_MAX * 1e6).arg(micros(pause));
         call
     }
 

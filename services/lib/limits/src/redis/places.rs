@@ -68,6 +68,16 @@ impl Places {
         Ok(number)
     }
 
+    /// How long the site can't be sent to from here: a calm lasts, and this member held nothing when it began.
+    pub(super) fn pause(&self, site: &str, limit: u32, now: Instant) -> Duration {
+        let inner = self.lock();
+        let may = |place: &Place| place.before_calm > 0 || !place.held.is_empty();
+        match inner.calm(now) {
+            Some(rest) if limit > 0 && !inner.sites.get(site).is_some_and(may) => rest,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The server granted it; `open` connections are open with it.
     pub(super) fn granted(&self, site: &str, number: Number, purpose: Purpose, open: u32, now: Instant) {
         let mut inner = self.lock();
@@ -249,9 +259,15 @@ mod tests {
     fn in_a_calm_nobody_holds_more_than_before() {
         let (places, now) = (Places::new(LEASE), Instant::now());
         let numbers = hold(&places, 2, 2, now);
+        assert_eq!(places.pause("other", 4, now), Duration::ZERO);
         places.begin_calm(LEASE, now);
         assert_eq!(places.ask("site", 4, now), Err(LEASE));
         assert_eq!(places.ask("other", 4, now), Err(LEASE));
+        assert_eq!(places.pause("other", 4, now), LEASE);
+        assert_eq!(
+            ["site", "unlimited"].map(|it| places.pause(it, u32::from(it == "site"), now)),
+            [Duration::ZERO; 2]
+        );
         assert!(places.ask("unlimited", 0, now).is_ok());
         places.close("site", numbers[0]);
         assert!(places.ask("site", 4, now).is_ok());
