@@ -62,6 +62,7 @@ pub mod message;
 pub mod mx;
 pub mod nats;
 pub mod peers;
+pub mod probe;
 pub mod process;
 pub mod redis;
 pub mod report;
