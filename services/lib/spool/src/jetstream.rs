@@ -33,6 +33,7 @@ mod settings;
 mod setup;
 mod space;
 mod tidy;
+mod unknown;
 mod wait;
 
 use std::collections::BTreeSet;
