@@ -23,6 +23,7 @@ use crate::lab::Lab;
 use crate::nats::Nats;
 use crate::process::{Process, run};
 use crate::redis::{Kind, Memory, RedisServer};
+use crate::small_disk::SmallDisk;
 use crate::smtp::Client;
 use crate::stagepost::{HOST, PASSWORD, USER, program};
 
@@ -57,6 +58,7 @@ pub struct FleetSetup<'lab> {
     lab: &'lab Lab,
     counts: BTreeMap<Role, usize>,
     nats: usize,
+    disk: Option<u64>,
     settings: Settings,
 }
 
@@ -64,7 +66,7 @@ impl<'lab> FleetSetup<'lab> {
     /// One process of each, one NATS server, Redis.
     pub fn new(lab: &'lab Lab) -> Self {
         let counts = [Role::Ingress, Role::Accounts, Role::Delivery].map(|role| (role, 1)).into();
-        Self { lab, counts, nats: 1, settings: Settings::new() }
+        Self { lab, counts, nats: 1, disk: None, settings: Settings::new() }
     }
 
     /// So many processes of a role.
@@ -78,6 +80,13 @@ impl<'lab> FleetSetup<'lab> {
     #[must_use]
     pub fn replicated(mut self) -> Self {
         self.nats = 3;
+        self
+    }
+
+    /// The NATS server's disk has so many octets.
+    #[must_use]
+    pub fn on_small_disk(mut self, octets: u64) -> Self {
+        self.disk = Some(octets);
         self
     }
 
@@ -95,7 +104,14 @@ impl<'lab> FleetSetup<'lab> {
     pub fn start(self) -> Fleet {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = self.lab.subfolder("fleet");
-        let nats = if self.nats == 1 { Nats::single(&folder) } else { Nats::cluster(&folder) };
+        let (nats, disk) = match (self.nats, self.disk) {
+            (_, Some(octets)) => {
+                let (nats, disk) = Nats::on_small_disk(&folder, octets);
+                (nats, Some(disk))
+            }
+            (1, None) => (Nats::single(&folder), None),
+            (_, None) => (Nats::cluster(&folder), None),
+        };
         let redis_folder = self.lab.subfolder("fleet/redis");
         let redis = RedisServer::start(&redis_folder, Kind::Redis, Memory::KeptEachSecond);
         let mut members = Vec::new();
@@ -116,7 +132,7 @@ impl<'lab> FleetSetup<'lab> {
         let mut settings = settings::usual(self.lab, &folder, &nats, &redis);
         settings.extend(self.settings);
         let tls = self.lab.authority.client();
-        let mut fleet = Fleet { nats, redis, members, settings, token, tls, _alone: alone };
+        let mut fleet = Fleet { nats, disk, redis, members, settings, token, tls, _alone: alone };
         for (role, count) in &self.counts {
             (0..*count).for_each(|place| fleet.set(*role, place, &[]));
         }
@@ -146,6 +162,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub struct Fleet {
     /// Its NATS.
     pub nats: Nats,
+    /// NATS's disk, when it is a small one.
+    pub disk: Option<SmallDisk>,
     /// Its Redis.
     pub redis: RedisServer,
     members: Vec<Member>,

@@ -6,10 +6,11 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::deadline::{SOON, until_true};
+use tests::deadline::{SOON, until, until_true};
 use tests::fleet::{Fleet, FleetSetup, Role};
 use tests::lab::Lab;
 use tests::message;
+use tests::mx::Mx;
 use tests::smtp::{Client, Reply};
 use tests::stagepost::{HOST, PASSWORD};
 
@@ -29,12 +30,15 @@ fn fleet(lab: &Lab, accounts: &[&str]) -> Fleet {
     fleet
 }
 
+/// A password takes its time to be compared the first time, and a busy machine may answer 454 meanwhile.
 fn login(fleet: &Fleet, ingress: usize, account: &str) -> Client {
-    let mut client = Client::connect(fleet.submission(ingress));
-    client.start_tls(fleet.tls(), HOST);
-    let reply = client.auth_plain(&format!("{account}-app"), PASSWORD);
-    assert_eq!(reply.code, 235, "{reply:?}");
-    client
+    until("a login", SOON * 2, || {
+        let mut client = Client::connect(fleet.submission(ingress));
+        client.start_tls(fleet.tls(), HOST);
+        let code = client.auth_plain(&format!("{account}-app"), PASSWORD).code;
+        assert!([235, 454].contains(&code), "{code}");
+        (code == 235).then_some(client)
+    })
 }
 
 /// What a recipient is answered whom the quota has no room for.
@@ -59,13 +63,15 @@ fn submit(client: &mut Client, account: &str, to: &str) -> Reply {
 
 /// All connections submit at once, to both ingresses; gives the recipients that were accepted.
 fn race(fleet: &Fleet, account: &str, domain: &str, meanwhile: impl FnOnce()) -> Vec<String> {
-    let barrier = Barrier::new(2 * CONNECTIONS + 1);
+    let clients: Vec<Client> =
+        (0..2 * CONNECTIONS).map(|session| login(fleet, session % 2, account)).collect();
+    let barrier = Barrier::new(clients.len() + 1);
     std::thread::scope(|scope| {
-        let sessions: Vec<_> = (0..2 * CONNECTIONS)
-            .map(|session| {
+        let sessions: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(session, mut client): (usize, Client)| {
                 let barrier = &barrier;
                 scope.spawn(move || {
-                    let mut client = login(fleet, session % 2, account);
                     barrier.wait();
                     let mut accepted = Vec::new();
                     for number in 0..MESSAGES {
@@ -122,19 +128,24 @@ fn of_five_hundred_messages_at_once_exactly_the_quota_is_accepted_and_delivered(
 }
 
 #[test]
-fn a_message_to_more_recipients_than_the_quota_goes_to_as_many_as_it_has() {
+fn only_what_is_accepted_in_the_end_costs_and_recipients_have_what_is_left_in_turn() {
     let lab = Lab::new();
     let receiver = lab.mx("d1.test");
-    let fleet = fleet(&lab, &["small"]);
-    let mut client = login(&fleet, 0, "small");
-    client.expect("MAIL FROM:<a@small.test>", 250);
+    let fleet = fleet(&lab, &["small", "large"]);
+    more_recipients_than_the_quota(&fleet, &receiver);
+    what_is_not_accepted_costs_nothing(&fleet);
+}
+
+fn more_recipients_than_the_quota(fleet: &Fleet, receiver: &Mx) {
+    let mut client = login(fleet, 0, "large");
+    client.expect("MAIL FROM:<a@large.test>", 250);
     let replies: Vec<Reply> =
         (0..150).map(|number| client.command(&format!("RCPT TO:<user{number:03}@d1.test>"))).collect();
     let (taken, refused) = replies.split_at(QUOTA);
     assert!(taken.iter().all(|reply| reply.code == 250), "{taken:?}");
     assert!(refused.iter().all(is_used_up), "{refused:?}");
     client.expect("DATA", 354);
-    client.send(b"From: a@small.test\r\n\r\nHello.\r\n.\r\n");
+    client.send(b"From: a@large.test\r\n\r\nHello.\r\n.\r\n");
     client.reply().queue_id();
     fleet.wait_until_idle(SOON);
     let mut received: Vec<String> = receiver
@@ -146,13 +157,9 @@ fn a_message_to_more_recipients_than_the_quota_goes_to_as_many_as_it_has() {
     assert_eq!(received, (0..QUOTA).map(|number| format!("user{number:03}@d1.test")).collect::<Vec<_>>());
 }
 
-#[test]
-fn what_is_not_accepted_in_the_end_costs_nothing() {
-    let lab = Lab::new();
-    let _receiver = lab.mx("d1.test");
-    let fleet = fleet(&lab, &["small"]);
+fn what_is_not_accepted_costs_nothing(fleet: &Fleet) {
     let take_all = |ingress: usize| {
-        let mut client = login(&fleet, ingress, "small");
+        let mut client = login(fleet, ingress, "small");
         client.expect("MAIL FROM:<a@small.test>", 250);
         (0..QUOTA).for_each(|number| drop(client.expect(&format!("RCPT TO:<u{number}@d1.test>"), 250)));
         client
@@ -160,7 +167,7 @@ fn what_is_not_accepted_in_the_end_costs_nothing() {
     // Until it is all there again: the other ingress asks.
     let is_whole = |ingress: usize| {
         until_true("the quota is given back", SOON, || {
-            let mut client = login(&fleet, ingress, "small");
+            let mut client = login(fleet, ingress, "small");
             client.expect("MAIL FROM:<a@small.test>", 250);
             let rcpt = |number| client.command(&format!("RCPT TO:<u{number}@d1.test>"));
             let replies: Vec<Reply> = (0..QUOTA + 1).map(rcpt).collect();
@@ -198,7 +205,7 @@ fn what_is_not_accepted_in_the_end_costs_nothing() {
     client.send(b"From: a@small.test\r\n\r\nHello.\r\n.\r\n");
     client.reply().queue_id();
     for ingress in 0..2 {
-        let reply = submit(&mut login(&fleet, ingress, "small"), "small", "late@d1.test");
+        let reply = submit(&mut login(fleet, ingress, "small"), "small", "late@d1.test");
         assert!(is_used_up(&reply), "{reply:?}");
     }
 }
