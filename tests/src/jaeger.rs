@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -28,7 +29,7 @@ const LISTENERS: [(&str, u16); 7] = [
 /// A Jaeger that runs.
 pub struct Jaeger {
     address: Ipv4Addr,
-    _process: Process,
+    process: Process,
 }
 
 /// A span as it arrived.
@@ -90,20 +91,30 @@ impl Trace {
 impl Jaeger {
     /// Starts one.
     pub fn start(lab: &Lab) -> Self {
+        Self::start_in(lab.folder())
+    }
+
+    /// Starts one with its log in a folder.
+    pub fn start_in(folder: &Path) -> Self {
         let address = address::fresh();
         let mut command = Command::new(address::cache().join("bin/jaeger"));
         command.env("SPAN_STORAGE_TYPE", "memory");
         for (listener, port) in LISTENERS {
             command.arg(format!("--{listener}.host-port={address}:{port}"));
         }
-        let log = lab.folder().join(format!("jaeger-{address}.log"));
+        let log = folder.join(format!("jaeger-{address}.log"));
         let mut process = Process::start("jaeger", command, &log);
         let query = SocketAddr::from((address, QUERY_PORT));
         process.wait_ready(|| {
             let takes = std::net::TcpStream::connect((address, OTLP_PORT)).is_ok();
             takes && http::try_ask("GET", query, "/api/services").is_ok_and(|answer| answer.status == 200)
         });
-        Self { address, _process: process }
+        Self { address, process }
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Where it takes spans, as `otlp_endpoint` names it.
