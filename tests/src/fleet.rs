@@ -18,12 +18,12 @@ use serde_json::Value;
 use self::settings::Settings;
 use crate::address::{self, SUBMISSION_PORT, SUBMISSIONS_PORT};
 use crate::deadline::{SOON, until, until_true};
+use crate::fault::SmallDisk;
 use crate::http;
 use crate::lab::Lab;
 use crate::nats::Nats;
 use crate::process::{Process, run};
 use crate::redis::{Kind, Memory, RedisServer};
-use crate::small_disk::SmallDisk;
 use crate::smtp::Client;
 use crate::stagepost::{HOST, PASSWORD, USER, program};
 

@@ -65,7 +65,6 @@ pub mod peers;
 pub mod process;
 pub mod redis;
 pub mod report;
-pub mod small_disk;
 pub mod smtp;
 pub mod stagepost;
 pub mod submitters;
