@@ -150,19 +150,8 @@ impl SyncTrouble {
 
     fn attach(process: &Process, log: &Path, what: &str) -> Self {
         const CALLS: &str = "fsync,fdatasync,msync,sync_file_range,syncfs";
-        let mut command = Command::new("strace");
-        command.args(["-f", "-e", &format!("trace={CALLS}"), "-e", &format!("inject={CALLS}:{what}")]);
-        command.args(["-p", &process.id().to_string()]);
-        let mut strace = Process::start("strace", command, log);
-        let threads =
-            std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("the process runs").count();
-        let log = log.to_owned();
-        strace.wait_ready(|| {
-            let log = std::fs::read_to_string(&log).unwrap_or_default();
-            // It says `Process N attached with M threads` once it holds them all.
-            log.contains("attached") && (threads == 1 || log.contains("threads"))
-        });
-        Self { strace }
+        let (trace, inject) = (format!("trace={CALLS}"), format!("inject={CALLS}:{what}"));
+        Self { strace: attach(process, log, &["-e", &trace, "-e", &inject]) }
     }
 
     /// How many calls had it so far.
@@ -178,4 +167,43 @@ impl Drop for SyncTrouble {
         self.strace.signal(Signal::INT);
         self.strace.wait(crate::deadline::SOON);
     }
+}
+
+/// Writes down what a running process writes and syncs, with the names of the files and connections, until it is dropped.
+#[derive(Debug)]
+pub struct Calls {
+    strace: Process,
+}
+
+impl Calls {
+    /// Into `calls`, a line a call: the thread, the time in seconds of Unix time, the call, how long it took (`strace -f -ttt -y -T`).
+    pub fn watch(process: &Process, calls: &Path) -> Self {
+        let calls_text = calls.to_str().expect("our paths are text");
+        let trace = "trace=write,writev,pwrite64,fsync,fdatasync";
+        let options = ["-ttt", "-y", "-T", "-s", "4096", "-e", trace, "-o", calls_text];
+        Self { strace: attach(process, &calls.with_extension("strace"), &options) }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.strace.signal(Signal::INT);
+        self.strace.wait(crate::deadline::SOON);
+    }
+}
+
+/// Has strace follow all threads of a process.
+fn attach(process: &Process, log: &Path, options: &[&str]) -> Process {
+    let mut command = Command::new("strace");
+    command.arg("-f").args(options).args(["-p", &process.id().to_string()]);
+    let mut strace = Process::start("strace", command, log);
+    let threads =
+        std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("the process runs").count();
+    let log = log.to_owned();
+    strace.wait_ready(|| {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        // It says `Process N attached with M threads` once it holds them all.
+        log.contains("attached") && (threads == 1 || log.contains("threads"))
+    });
+    strace
 }
