@@ -11,9 +11,9 @@ use rustix::process::Signal;
 
 use crate::address;
 use crate::deadline::until_true;
+use crate::fault::SmallDisk;
 use crate::http;
 use crate::process::Process;
-use crate::small_disk::SmallDisk;
 
 /// Where clients connect.
 pub const CLIENT_PORT: u16 = 4222;

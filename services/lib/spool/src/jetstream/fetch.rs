@@ -295,7 +295,7 @@ impl Fetcher {
             let (client, names, settings) = (core.api.client(), &core.names, &core.settings);
             let mut found = setup::discover(client, names, settings).await;
             if missing || dead::is_missing(&core).await || found.as_ref().is_ok_and(|found| *found != known) {
-                found = setup::prepare(client, names, settings, Differing::Leave).await;
+                found = setup::prepare(client, names, settings, core.bound, Differing::Leave).await;
             }
             let found = match found {
                 Ok(found) => found,
