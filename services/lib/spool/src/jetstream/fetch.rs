@@ -155,8 +155,14 @@ impl Fetcher {
     }
 
     async fn ask_all(&mut self) {
+        // This runs for each lease, and there are hundreds of sources.
+        if !self.wants() {
+            return;
+        }
         for place in 0..self.sources.len() {
-            self.ask(place).await;
+            if self.sources[place].asked_at.is_none() {
+                self.ask(place).await;
+            }
         }
     }
 
