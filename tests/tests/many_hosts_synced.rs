@@ -66,13 +66,13 @@ fn synced_before(calls: &[Call], token: &str, queue_id: &str, answered: f64) -> 
                 && call.text.contains(queue_id)
                 && file(&call.text).is_some_and(|path| path.contains("-MAIL-") && path.contains("/msgs/"))
         })
-        .expect("the job's record was written");
+        .unwrap_or_else(|| panic!("no record of {queue_id} was written"));
     let answer = calls
         .iter()
         .skip(record)
         .position(|call| is_write(&call.text) && call.text.contains(r#"{\"stream\":\"stagepost-MAIL-"#))
         .map(|place| place + record)
-        .expect("NATS answered");
+        .unwrap_or_else(|| panic!("NATS answered nothing for {queue_id}"));
     // What is written later is the job's further way.
     let writes: Vec<(usize, &str)> = calls[..answer]
         .iter()
