@@ -97,6 +97,20 @@ impl Nats {
         self.nodes[place].process.as_ref().expect("the server runs")
     }
 
+    /// The lines that the servers have logged, over all their lives.
+    ///
+    /// # Panics
+    /// When a log can't be read.
+    pub fn logs(&self) -> impl Iterator<Item = String> {
+        let log = |node: &Node| std::fs::read_to_string(node.folder.join("log")).expect("a log can be read");
+        let lines: Vec<String> = self
+            .nodes
+            .iter()
+            .flat_map(|node| log(node).lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        lines.into_iter()
+    }
+
     /// kill -9 of one server.
     pub fn kill(&mut self, place: usize) {
         if let Some(mut process) = self.nodes[place].process.take() {

@@ -218,10 +218,7 @@ impl Core {
         }
         let target = self.names.subject(Spot { kind: Kind::Due, ..spot });
         let at = self.server_time(record.due_at.unwrap_or(Timestamp(0)));
-        outgoing
-            .with("Nats-Schedule", &format!("@at {at}"))
-            .with("Nats-Schedule-Target", &target)
-            .with("Nats-Schedule-Rollup", "sub")
+        outgoing.with("Nats-Schedule", &format!("@at {at}")).with("Nats-Schedule-Target", &target)
     }
 
     /// The partitions and lanes that are served.

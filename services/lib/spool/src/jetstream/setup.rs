@@ -136,9 +136,12 @@ fn streams(names: &Names, settings: &Settings, most: i64, partition: u16) -> [Co
             max_bytes: most,
             ..base(names.mail(partition), vec![names.all(Kind::Mail, partition)])
         },
-        // No limit here: with schedules a full stream would drop its oldest records and say nothing.
+        // No limit of its size: with schedules a full stream would drop its oldest records and say nothing. Of a subject there is one
+        // record, so that what becomes due twice is there once. A rollup would do the same by a purge, after which the replicas of
+        // a consumer differ about what is acknowledged, and what one of them takes to be is removed from the stream.
         Config {
             retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: 1,
             allow_rollup: true,
             allow_message_schedules: true,
             ..base(names.retry(partition), retries.to_vec())
@@ -209,6 +212,7 @@ async fn ensure(context: &Context, wanted: Config, differing: Differing) -> Resu
     let found = &existing.cached_info().config;
     let mut config = Config {
         num_replicas: wanted.num_replicas,
+        max_messages_per_subject: wanted.max_messages_per_subject,
         max_bytes: wanted.max_bytes,
         max_age: wanted.max_age,
         ..found.clone()
