@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::book::Book;
 use crate::login::Login;
+use crate::model::{Credential, Domain};
 use crate::office::Office;
 
 pub(super) struct Directory {
@@ -28,7 +29,7 @@ impl Service for Directory {
         let credential = self.login.verify(&username, password).await.ok_or_else(refused)?;
         let book = self.office.book();
         Ok(Response::new(wire::AuthenticateResponse {
-            profile: Some(profile(&book, &credential.account_id).ok_or_else(refused)?),
+            profile: Some(profile(&book, &credential.account_id, Some(&credential)).ok_or_else(refused)?),
             account_id: credential.account_id,
             credential_id: credential.id,
         }))
@@ -40,29 +41,42 @@ impl Service for Directory {
     ) -> Result<Response<wire::AuthorizeResponse>, Status> {
         let wire::AuthorizeRequest { account_id, credential_id } = request.into_inner();
         let book = self.office.book();
-        let held = book.credentials.get(&credential_id).is_some_and(|held| held.account_id == account_id);
+        let held = book.credentials.get(&credential_id).filter(|held| held.account_id == account_id);
         // Mail from an administrator has no credential.
-        if !held && !credential_id.is_empty() {
+        if held.is_none() && !credential_id.is_empty() {
             return Err(Status::not_found("the credential was revoked"));
         }
-        let profile = profile(&book, &account_id);
+        let profile = profile(&book, &account_id, held);
         let profile = profile.ok_or_else(|| Status::not_found("the account was deleted"))?;
         Ok(Response::new(wire::AuthorizeResponse { profile: Some(profile) }))
     }
 }
 
-fn profile(book: &Book, account_id: &str) -> Option<wire::Profile> {
+fn profile(book: &Book, account_id: &str, credential: Option<&Credential>) -> Option<wire::Profile> {
     let account = book.accounts.get(account_id)?;
-    let domains = book.domains_of(account_id);
+    let wanted = credential.map_or(&[][..], |credential| &credential.sender_domains);
     Some(wire::Profile {
         account_id: account.id.clone(),
         name: account.name.clone(),
         suspended: account.suspended.is_some(),
         suspended_reason: account.suspended.clone().unwrap_or_default(),
         recipients_per_day: account.quota(),
-        domains: domains
-            .map(|domain| wire::SenderDomain { name: domain.name.clone(), subdomains: domain.subdomains })
-            .collect(),
+        domains: sender_domains(book, account_id, wanted),
         revision: account.revision,
     })
+}
+
+/// The account's domains, or those of `wanted` that are its own or below one that stands for its subdomains.
+fn sender_domains(book: &Book, account_id: &str, wanted: &[String]) -> Vec<wire::SenderDomain> {
+    let whole =
+        |domain: &Domain| wire::SenderDomain { name: domain.name.clone(), subdomains: domain.subdomains };
+    if wanted.is_empty() {
+        return book.domains_of(account_id).map(whole).collect();
+    }
+    let own = wanted.iter().filter_map(|name| {
+        let responsible = book.responsible(&name.parse().ok()?)?;
+        let subdomains = responsible.subdomains;
+        (responsible.account_id == account_id).then(|| wire::SenderDomain { name: name.clone(), subdomains })
+    });
+    own.collect()
 }
