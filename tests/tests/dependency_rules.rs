@@ -8,7 +8,7 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// What each crate may use of the workspace, tests apart.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("smtp", &[]),
     ("dkim", &[]),
@@ -23,6 +23,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
         "stagepost",
         &["accounts", "delivery", "dkim", "ingress", "limits", "mail", "proto", "runtime", "smtp", "spool"],
     ),
+    ("operator", &["limits", "proto", "runtime", "smtp"]),
     ("tests", &["limits"]),
 ];
 
