@@ -11,6 +11,7 @@
 mod addresses;
 mod evaluate;
 pub mod macros;
+mod published;
 pub mod record;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 pub use evaluate::check_host;
+pub use published::{Sender, check, check_ehlo};
 
 /// A client that sends mail.
 #[derive(Clone, Copy, Debug)]
