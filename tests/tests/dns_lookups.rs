@@ -40,6 +40,8 @@ async fn a_resolver_tells_absence_from_failure() {
     dns.a("there.test", [192, 0, 2, 1].into());
     assert_eq!(resolver.text(&name("nowhere.test")).await, Err(LookupError::NoDomain));
     assert_eq!(resolver.text(&name("there.test")).await, Err(LookupError::NoRecords));
+    // As SPF macros make them.
+    assert_eq!(resolver.text(&name("a b%:/\u{e4}.nowhere.test")).await, Err(LookupError::NoDomain));
     assert_eq!(
         resolver.ipv4(&name("there.test")).await.unwrap().records,
         ["192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap()]

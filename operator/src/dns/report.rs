@@ -14,7 +14,7 @@ pub struct Report {
     pub checked_at: SystemTime,
     /// The records, those that must be there first.
     pub records: Vec<Record>,
-    /// Whether mail passes DMARC by its return path (RFC 9989 section 5.1), should its signature be broken on the way.
+    /// Whether mail passes DMARC by its return path (RFC 9989), should its signature be broken on the way.
     pub return_path_alignment: Finding,
 }
 
@@ -45,7 +45,7 @@ pub struct Record {
     pub record_type: RecordType,
     /// Where it should be.
     pub name: Name,
-    /// What to publish, as a DNS panel takes it: TXT as one text without quotes.
+    /// What to publish, as a DNS panel takes it: TXT as one text without quotes. Empty where only the domain's owner knows.
     pub expected: String,
     /// What it is for.
     pub purpose: Purpose,
@@ -55,6 +55,33 @@ pub struct Record {
     pub observed: Vec<String>,
     /// What that means.
     pub finding: Finding,
+}
+
+/// What others publish is shown, and they decide how long it is: so much of it is.
+const SHOWN_OCTETS_MAX: usize = 2048;
+const SHOWN_RECORDS_MAX: usize = 16;
+
+impl Record {
+    /// The record with texts of a length that can be kept and shown.
+    pub(crate) fn clipped(mut self) -> Self {
+        self.observed.truncate(SHOWN_RECORDS_MAX);
+        self.observed.iter_mut().chain([&mut self.finding.reason]).for_each(clip);
+        self
+    }
+}
+
+impl Finding {
+    pub(crate) fn clipped(mut self) -> Self {
+        clip(&mut self.reason);
+        self
+    }
+}
+
+fn clip(text: &mut String) {
+    if text.len() > SHOWN_OCTETS_MAX {
+        text.truncate(text.floor_char_boundary(SHOWN_OCTETS_MAX));
+        text.push_str(" ...");
+    }
 }
 
 /// A judgement.

@@ -9,18 +9,13 @@ use super::report::{Finding, Purpose, Record, RecordType};
 /// Looks at the MX records of a return path's domain. `hosts` are those that take reports; when there are none, any host does
 /// that has an address: many receivers refuse mail whose return path leads nowhere.
 pub async fn check(return_path: &Name, hosts: &[Name], lookup: &impl Lookup) -> Record {
-    let expected = match hosts.first() {
-        Some(host) => format!("10 {host}"),
-        None => "10 the host that takes your mail".to_owned(),
-    };
+    let expected = hosts.first().map_or_else(String::new, |host| format!("10 {host}"));
     let found = lookup.exchanges(return_path).await;
     let exchanges = found.as_ref().map(|answer| answer.records.as_slice()).unwrap_or_default();
     let observed = exchanges.iter().map(shown).collect();
     let finding = match &found {
-        Ok(answer) => judge(return_path, hosts, &answer.records, &expected, lookup).await,
-        Err(error) if hosts.is_empty() && error.is_absence() => {
-            without_mx(return_path, &expected, lookup).await
-        }
+        Ok(answer) => judge(return_path, hosts, &answer.records, lookup).await,
+        Err(error) if hosts.is_empty() && error.is_absence() => without_mx(return_path, lookup).await,
         Err(error) => Finding::without_answer(error, RecordType::Mx, return_path, &expected),
     };
     let (record_type, name, purpose) = (RecordType::Mx, return_path.clone(), Purpose::ReturnPath);
@@ -32,14 +27,15 @@ fn shown(mx: &Mx) -> String {
     format!("{} {exchange}", mx.preference)
 }
 
-async fn judge(
-    return_path: &Name,
-    hosts: &[Name],
-    exchanges: &[Mx],
-    expected: &str,
-    lookup: &impl Lookup,
-) -> Finding {
-    let publish = format!("publish MX \"{expected}\" at {return_path}");
+fn publish(return_path: &Name, hosts: &[Name]) -> String {
+    match hosts.first() {
+        Some(host) => format!("publish MX \"10 {host}\" at {return_path}"),
+        None => format!("publish MX at {return_path} with the host that takes its mail"),
+    }
+}
+
+async fn judge(return_path: &Name, hosts: &[Name], exchanges: &[Mx], lookup: &impl Lookup) -> Finding {
+    let publish = publish(return_path, hosts);
     let there: Vec<&Name> = exchanges.iter().filter_map(|mx| mx.exchange.as_ref()).collect();
     if there.is_empty() {
         let reason = format!("{return_path} says that it takes no mail (a null MX); {publish} instead");
@@ -73,11 +69,11 @@ async fn judge(
 }
 
 /// Without MX records the domain itself is the host (RFC 5321 section 5.1).
-async fn without_mx(return_path: &Name, expected: &str, lookup: &impl Lookup) -> Finding {
+async fn without_mx(return_path: &Name, lookup: &impl Lookup) -> Finding {
     match addresses(return_path, lookup).await {
         Ok(found) if found.is_empty() => {
-            let reason =
-                format!("{return_path} has no MX, A or AAAA record; publish MX \"{expected}\" there");
+            let publish = publish(return_path, &[]);
+            let reason = format!("{return_path} has no MX, A or AAAA record; {publish}");
             Finding::missing(reason)
         }
         Ok(_) => {

@@ -55,7 +55,7 @@ fn judge(name: &Name, expected: &str, at_least: Policy, walked: &Walk) -> (Vec<S
     (vec![format!("p={policy} ({whose})")], finding)
 }
 
-/// Whether mail whose `From` is of `domain` passes DMARC by SPF, with this return path (RFC 9989 section 4.5.2).
+/// Whether mail whose `From` is of `domain` passes DMARC by SPF, with this return path.
 pub async fn alignment(domain: &Name, return_path: &Name, lookup: &impl Lookup) -> Finding {
     match aligned(domain, return_path, lookup).await {
         Ok(finding) => finding,

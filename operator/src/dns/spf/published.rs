@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use futures_util::future::join_all;
 
-use super::record::is_spf;
+use super::record::{Record as SpfRecord, is_spf};
 use super::{Client, Outcome, Verdict, check_host};
 use crate::dns::lookup::{Found, Lookup, Text};
 use crate::dns::name::Name;
@@ -23,6 +23,9 @@ pub struct Sender {
 /// The local part with which return paths are tried; a record that looks at it is rare, and ours differ with each message.
 const LOCAL_PART: &str = "bounces";
 
+/// A record of more octets isn't one that a DNS answer should hold (RFC 7208 section 3.4), and is not made longer.
+const EXTENDED_OCTETS_MAX: usize = 1024;
+
 /// Looks at the record of a return path's domain, for each host. `term` is what lets all of them send, such as
 /// `include:spf.example.net`.
 pub async fn check(
@@ -37,7 +40,10 @@ pub async fn check(
     let outcomes: Vec<_> = senders.iter().map(|sender| sender.address).zip(outcomes).collect();
     let found = lookup.text(return_path).await;
     let (observed, expected) = (observed(&found), expected(&found, term));
-    let finding = judge(return_path, &expected, &found, &outcomes);
+    let finding = match (&found, senders) {
+        (Ok(answer), []) => by_its_words(return_path, &expected, term, &answer.records),
+        _ => judge(return_path, &expected, &found, &outcomes),
+    };
     let (record_type, name, purpose) = (RecordType::Txt, return_path.clone(), Purpose::Spf);
     Record { record_type, name, expected, purpose, required: true, observed, finding }
 }
@@ -68,15 +74,36 @@ fn observed(found: &Found<Text>) -> Vec<String> {
 fn expected(found: &Found<Text>, term: &str) -> String {
     let observed = observed(found);
     let there = match observed.as_slice() {
-        [one] => one.split_once(' ').map(|(_, terms)| terms.trim()),
+        [one] if one.len() <= EXTENDED_OCTETS_MAX => one.split_once(' ').map(|(_, terms)| terms.trim()),
         _ => None,
     };
     match there {
-        Some(terms) if terms.split(' ').any(|there| there.eq_ignore_ascii_case(term)) => {
-            format!("v=spf1 {terms}")
-        }
+        Some(terms) if has(terms, term) => format!("v=spf1 {terms}"),
         Some(terms) if !terms.is_empty() => format!("v=spf1 {term} {terms}"),
         _ => format!("v=spf1 {term} -all"),
+    }
+}
+
+fn has(record: &str, term: &str) -> bool {
+    record.split(' ').any(|there| there.strip_prefix('+').unwrap_or(there).eq_ignore_ascii_case(term))
+}
+
+/// Where it isn't known which addresses send, as behind a network that changes them, our term must be there.
+fn by_its_words(name: &Name, expected: &str, term: &str, texts: &[Text]) -> Finding {
+    let publish = format!("publish TXT \"{expected}\" at {name}");
+    let records: Vec<&Text> = texts.iter().filter(|text| is_spf(text)).collect();
+    match records.as_slice() {
+        [] => Finding::missing(format!("{name} has no SPF record; {publish}")),
+        [record] => match SpfRecord::parse(record) {
+            Err(error) => {
+                Finding::mismatch(format!("the SPF record of {name} is invalid: {error}; {publish}"))
+            }
+            Ok(_) if has(&record.shown(), term) => {
+                Finding::found(format!("the SPF record of {name} has {term}"))
+            }
+            Ok(_) => Finding::mismatch(format!("the SPF record of {name} hasn't {term}; {publish}")),
+        },
+        _ => Finding::mismatch(format!("{name} has more than one SPF record; {publish} alone")),
     }
 }
 
@@ -101,9 +128,8 @@ fn judge(name: &Name, expected: &str, found: &Found<Text>, outcomes: &[(IpAddr, 
         return Finding::unknown(format!("SPF for {address} can't be evaluated: {}", outcome.reason));
     }
     match outcomes {
-        [] => Finding::unknown("it isn't known which addresses send"),
         [(address, outcome)] => Finding::found(format!("SPF gives pass for {address}: {}", outcome.reason)),
-        several => Finding::found(format!("SPF gives pass for all {} addresses", several.len())),
+        all => Finding::found(format!("SPF gives pass for all {} addresses", all.len())),
     }
 }
 
@@ -170,6 +196,22 @@ mod tests {
             "{}",
             record.finding.reason
         );
+    }
+
+    #[tokio::test]
+    async fn without_known_addresses_our_term_must_be_there() {
+        for (records, state) in [
+            (&["v=spf1 mx +include:SPF.example.net -all"][..], State::Found),
+            (&["v=spf1 mx -all"], State::Mismatch),
+            (&["v=spf1 include:spf.example.net nothing -all"], State::Mismatch),
+            (&["v=spf1 include:spf.example.net -all", "v=spf1 -all"], State::Mismatch),
+            (&["something else"], State::Missing),
+            (&[], State::Missing),
+        ] {
+            let dns = records.iter().fold(ours(), |dns, record| dns.txt("example.com", record));
+            let record = check(&name("example.com"), &[], "include:spf.example.net", &dns, UNIX_EPOCH).await;
+            assert_eq!(record.finding.state, state, "{records:?}: {}", record.finding.reason);
+        }
     }
 
     #[tokio::test]
