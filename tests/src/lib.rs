@@ -55,6 +55,7 @@ pub mod fleet;
 pub mod http;
 pub mod jaeger;
 pub mod judge;
+pub mod knot;
 pub mod lab;
 pub mod ledger;
 pub mod long;

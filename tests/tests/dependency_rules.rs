@@ -27,6 +27,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "smtp", "spool",
         ],
     ),
+    ("operator", &["limits", "proto", "runtime", "smtp"]),
     ("tests", &["limits"]),
 ];
 
