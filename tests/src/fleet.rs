@@ -1,11 +1,13 @@
 //! Stagepost as processes of their own, which meet in NATS and Redis: ingresses, accounts and deliveries, so many of each.
 //!
-//! All share one settings file. Each process has an address of its own; it asks the accounts replica whose place its own is
-//! modulo their number. Commands ask the first accounts or delivery that runs.
+//! All have the same settings, but for what a test changes. Each process has an address of its own; it asks the accounts replica
+//! whose place its own is modulo their number. Commands ask the first accounts or delivery that runs.
+
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,13 +15,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::address::{self, MX_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT};
+use self::settings::Settings;
+use crate::address::{self, SUBMISSION_PORT, SUBMISSIONS_PORT};
 use crate::deadline::{SOON, until, until_true};
 use crate::http;
 use crate::lab::Lab;
 use crate::nats::Nats;
 use crate::process::{Process, run};
 use crate::redis::{Kind, Memory, RedisServer};
+use crate::small_disk::SmallDisk;
 use crate::smtp::Client;
 use crate::stagepost::{HOST, PASSWORD, USER, program};
 
@@ -54,14 +58,15 @@ pub struct FleetSetup<'lab> {
     lab: &'lab Lab,
     counts: BTreeMap<Role, usize>,
     nats: usize,
-    settings: BTreeMap<String, toml::Value>,
+    disk: Option<u64>,
+    settings: Settings,
 }
 
 impl<'lab> FleetSetup<'lab> {
     /// One process of each, one NATS server, Redis.
     pub fn new(lab: &'lab Lab) -> Self {
         let counts = [Role::Ingress, Role::Accounts, Role::Delivery].map(|role| (role, 1)).into();
-        Self { lab, counts, nats: 1, settings: BTreeMap::new() }
+        Self { lab, counts, nats: 1, disk: None, settings: Settings::new() }
     }
 
     /// So many processes of a role.
@@ -75,6 +80,13 @@ impl<'lab> FleetSetup<'lab> {
     #[must_use]
     pub fn replicated(mut self) -> Self {
         self.nats = 3;
+        self
+    }
+
+    /// The NATS server's disk has so many octets.
+    #[must_use]
+    pub fn on_small_disk(mut self, octets: u64) -> Self {
+        self.disk = Some(octets);
         self
     }
 
@@ -92,7 +104,14 @@ impl<'lab> FleetSetup<'lab> {
     pub fn start(self) -> Fleet {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = self.lab.subfolder("fleet");
-        let nats = if self.nats == 1 { Nats::single(&folder) } else { Nats::cluster(&folder) };
+        let (nats, disk) = match (self.nats, self.disk) {
+            (_, Some(octets)) => {
+                let (nats, disk) = Nats::on_small_disk(&folder, octets);
+                (nats, Some(disk))
+            }
+            (1, None) => (Nats::single(&folder), None),
+            (_, None) => (Nats::cluster(&folder), None),
+        };
         let redis_folder = self.lab.subfolder("fleet/redis");
         let redis = RedisServer::start(&redis_folder, Kind::Redis, Memory::KeptEachSecond);
         let mut members = Vec::new();
@@ -102,6 +121,7 @@ impl<'lab> FleetSetup<'lab> {
                 place,
                 address: address::fresh(),
                 log: folder.join(format!("{}-{place}.log", role.name())),
+                config: folder.join(format!("{}-{place}.toml", role.name())),
                 process: None,
             }));
         }
@@ -109,10 +129,13 @@ impl<'lab> FleetSetup<'lab> {
         std::fs::write(&token, "a-token-that-all-services-share").expect("a file can be written");
         let authority = folder.join("authority.pem");
         std::fs::write(&authority, self.lab.authority.pem()).expect("a file can be written");
-        let config = folder.join("fleet.toml");
-        std::fs::write(&config, self.settings_file(&folder, &nats, &redis)).expect("a file can be written");
-        let mut fleet =
-            Fleet { nats, redis, members, config, token, tls: self.lab.authority.client(), _alone: alone };
+        let mut settings = settings::usual(self.lab, &folder, &nats, &redis);
+        settings.extend(self.settings);
+        let tls = self.lab.authority.client();
+        let mut fleet = Fleet { nats, disk, redis, members, settings, token, tls, _alone: alone };
+        for (role, count) in &self.counts {
+            (0..*count).for_each(|place| fleet.set(*role, place, &[]));
+        }
         fleet.start_all(Role::Accounts);
         fleet.ask(&["account", "create", "shop", "--plan", "unlimited"]);
         fleet.credential("shop", USER, PASSWORD);
@@ -121,45 +144,6 @@ impl<'lab> FleetSetup<'lab> {
         fleet.start_all(Role::Ingress);
         fleet
     }
-
-    fn settings_file(&self, folder: &Path, nats: &Nats, redis: &RedisServer) -> String {
-        let text = |path: &Path| path.to_str().expect("our paths are text").to_owned();
-        let (certificate, key) = self.lab.authority.issue(&[HOST]).write(folder, "fleet");
-        let sealing = folder.join("sealing.key");
-        std::fs::write(&sealing, "5f".repeat(32)).expect("a file can be written");
-        let mut settings: BTreeMap<String, toml::Value> = [
-            ("host_name", HOST.into()),
-            ("tls_certificate", text(&certificate).into()),
-            ("tls_key", text(&key).into()),
-            ("log_format", "text".into()),
-            ("grpc.token_file", text(&folder.join("token")).into()),
-            ("accounts.sealing_key", text(&sealing).into()),
-            ("nats.url", nats.url().into()),
-            ("nats.replicas", i64::try_from(nats.count()).expect("few servers").into()),
-            ("nats.partitions", if nats.count() == 1 { 8 } else { 2 }.into()),
-            ("nats.lanes", 4.into()),
-            ("nats.lease_secs", 30.into()),
-            ("redis.url", redis.url().into()),
-            ("delivery.port", i64::from(MX_PORT).into()),
-            ("delivery.resolvers", vec![self.lab.dns.address().to_string()].into()),
-            ("delivery.allowed_networks", vec!["127.0.0.0/8".to_owned()].into()),
-            ("delivery.retry_waits_secs", vec![1_i64].into()),
-        ]
-        .map(|(key, value): (&str, toml::Value)| (key.to_owned(), value))
-        .into();
-        settings.extend(self.settings.clone());
-        let mut top = toml::Table::new();
-        for (key, value) in settings {
-            match key.split_once('.') {
-                None => drop(top.insert(key, value)),
-                Some((table, key)) => {
-                    let table = top.entry(table).or_insert_with(|| toml::Table::new().into());
-                    table.as_table_mut().expect("a table").insert(key.into(), value);
-                }
-            }
-        }
-        top.to_string()
-    }
 }
 
 struct Member {
@@ -167,6 +151,7 @@ struct Member {
     place: usize,
     address: Ipv4Addr,
     log: PathBuf,
+    config: PathBuf,
     process: Option<Process>,
 }
 
@@ -177,10 +162,12 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub struct Fleet {
     /// Its NATS.
     pub nats: Nats,
+    /// NATS's disk, when it is a small one.
+    pub disk: Option<SmallDisk>,
     /// Its Redis.
     pub redis: RedisServer,
     members: Vec<Member>,
-    config: PathBuf,
+    settings: Settings,
     token: PathBuf,
     tls: std::sync::Arc<rustls::ClientConfig>,
     _alone: MutexGuard<'static, ()>,
@@ -223,15 +210,22 @@ impl Fleet {
             .into_owned()
     }
 
+    /// What a process is set to when it is started next: as the fleet, but for these.
+    pub fn set(&self, role: Role, place: usize, changes: &[(&str, toml::Value)]) {
+        let mut settings = self.settings.clone();
+        settings.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        let config = &self.member(role, place).config;
+        std::fs::write(config, settings::file(&settings)).expect("a file can be written");
+    }
+
     /// Starts a process of which none runs; doesn't wait for it.
     pub fn start(&mut self, role: Role, place: usize) {
         let accounts = self.member(Role::Accounts, place % self.count(Role::Accounts)).address;
-        let config = self.config.clone();
         let member = self.member_mut(role, place);
         assert!(member.process.is_none(), "it runs already");
         let address = member.address;
         let mut command = Command::new(program());
-        command.arg(role.name()).arg("--config").arg(config);
+        command.arg(role.name()).arg("--config").arg(&member.config);
         command.args(["--admin-listen", &format!("{address}:{ADMIN_PORT}")]);
         match role {
             Role::Ingress => {
@@ -304,6 +298,11 @@ impl Fleet {
     /// SIGTERM, and the end.
     pub fn stop(&mut self, role: Role, place: usize, within: Duration) -> ExitStatus {
         self.member_mut(role, place).process.take().expect("it runs").terminate(within)
+    }
+
+    /// Waits for the end of a process that was told to end.
+    pub fn ended(&mut self, role: Role, place: usize, within: Duration) -> ExitStatus {
+        self.member_mut(role, place).process.take().expect("it runs").wait(within)
     }
 
     /// Sends a signal.

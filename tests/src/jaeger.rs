@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -24,13 +25,11 @@ const LISTENERS: [(&str, u16); 7] = [
     ("query.grpc-server", 16685),
     ("admin.http", 14269),
 ];
-/// The name under which Stagepost's spans come.
-const SERVICE: &str = "stagepost";
 
 /// A Jaeger that runs.
 pub struct Jaeger {
     address: Ipv4Addr,
-    _process: Process,
+    process: Process,
 }
 
 /// A span as it arrived.
@@ -38,6 +37,8 @@ pub struct Jaeger {
 pub struct Span {
     /// Its trace.
     pub trace: String,
+    /// The service that it comes from.
+    pub service: String,
     /// Its own id.
     pub id: String,
     /// Its name.
@@ -90,20 +91,30 @@ impl Trace {
 impl Jaeger {
     /// Starts one.
     pub fn start(lab: &Lab) -> Self {
+        Self::start_in(lab.folder())
+    }
+
+    /// Starts one with its log in a folder.
+    pub fn start_in(folder: &Path) -> Self {
         let address = address::fresh();
         let mut command = Command::new(address::cache().join("bin/jaeger"));
         command.env("SPAN_STORAGE_TYPE", "memory");
         for (listener, port) in LISTENERS {
             command.arg(format!("--{listener}.host-port={address}:{port}"));
         }
-        let log = lab.folder().join(format!("jaeger-{address}.log"));
+        let log = folder.join(format!("jaeger-{address}.log"));
         let mut process = Process::start("jaeger", command, &log);
         let query = SocketAddr::from((address, QUERY_PORT));
         process.wait_ready(|| {
             let takes = std::net::TcpStream::connect((address, OTLP_PORT)).is_ok();
             takes && http::try_ask("GET", query, "/api/services").is_ok_and(|answer| answer.status == 200)
         });
-        Self { address, _process: process }
+        Self { address, process }
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Where it takes spans, as `otlp_endpoint` names it.
@@ -116,12 +127,20 @@ impl Jaeger {
     /// # Panics
     /// When Jaeger answers with anything but traces.
     pub fn traces(&self) -> Vec<Trace> {
-        let target = format!("/api/traces?service={SERVICE}&limit=10000&lookback=1h");
-        let answer = http::ask("GET", (self.address, QUERY_PORT).into(), &target);
+        let mut found = BTreeMap::new();
+        for service in self.ask("/api/services").iter().filter_map(Value::as_str) {
+            for trace in self.ask(&format!("/api/traces?service={service}&limit=10000&lookback=1h")) {
+                found.insert(trace["traceID"].to_string(), trace);
+            }
+        }
+        found.values().map(trace).collect()
+    }
+
+    fn ask(&self, target: &str) -> Vec<Value> {
+        let answer = http::ask("GET", (self.address, QUERY_PORT).into(), target);
         assert_eq!(answer.status, 200, "{}", answer.body);
         let answer: Value = serde_json::from_str(&answer.body).expect("Jaeger answers with JSON");
-        let traces = answer["data"].as_array().cloned().unwrap_or_default();
-        traces.iter().map(trace).collect()
+        answer["data"].as_array().cloned().unwrap_or_default()
     }
 
     /// Waits for traces in which `wanted` finds something.
@@ -141,12 +160,13 @@ impl Jaeger {
 }
 
 fn trace(value: &Value) -> Trace {
-    let mut spans: Vec<Span> = value["spans"].as_array().into_iter().flatten().map(span).collect();
+    let mut spans: Vec<Span> =
+        value["spans"].as_array().into_iter().flatten().map(|it| span(it, &value["processes"])).collect();
     spans.sort_by_key(|span| span.began_micros);
     Trace(spans)
 }
 
-fn span(value: &Value) -> Span {
+fn span(value: &Value, processes: &Value) -> Span {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let references = |kind: &str| -> Vec<(String, String)> {
         let all = value["references"].as_array().into_iter().flatten();
@@ -159,6 +179,7 @@ fn span(value: &Value) -> Span {
     });
     Span {
         trace: text(&value["traceID"]),
+        service: text(&processes[text(&value["processID"])]["serviceName"]),
         id: text(&value["spanID"]),
         name: text(&value["operationName"]),
         parent: references("CHILD_OF").into_iter().next().map(|(_, parent)| parent),

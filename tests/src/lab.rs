@@ -30,7 +30,13 @@ impl Default for Lab {
 impl Lab {
     /// A new lab.
     pub fn new() -> Self {
-        let folder = TempDir::with_prefix("stagepost-test-").expect("a temporary folder can be made");
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// One whose folder is made in this one.
+    pub fn below(folder: &Path) -> Self {
+        let folder =
+            TempDir::with_prefix_in("stagepost-test-", folder).expect("a temporary folder can be made");
         // Servers that give up root must get at their folders below.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
             .expect("the folder is ours");

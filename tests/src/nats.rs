@@ -13,6 +13,7 @@ use crate::address;
 use crate::deadline::until_true;
 use crate::http;
 use crate::process::Process;
+use crate::small_disk::SmallDisk;
 
 /// Where clients connect.
 pub const CLIENT_PORT: u16 = 4222;
@@ -43,6 +44,14 @@ impl Nats {
     /// Three servers that replicate.
     pub fn cluster(folder: &Path) -> Self {
         Self::start(folder, 3, "sync_interval: always")
+    }
+
+    /// One server whose store, and nothing else, is on a disk of so many octets; it takes as much of it as NATS does by itself.
+    pub fn on_small_disk(folder: &Path, octets: u64) -> (Self, SmallDisk) {
+        let disk = SmallDisk::mount(&folder.join("nats-1/store"), octets);
+        let most = octets / 4 * 3;
+        let nats = Self::start(folder, 1, &format!("sync_interval: always\n  max_file_store: {most}"));
+        (nats, disk)
     }
 
     /// Servers with these lines in their `jetstream` block.
@@ -137,6 +146,7 @@ impl Node {
     fn settings(&self, routes: &[String], jetstream: &str) -> String {
         let (name, address) = (&self.name, self.address);
         let store = self.folder.join("store");
+        let bound = if jetstream.contains("max_file_store") { "" } else { "max_file_store: 20GB" };
         let cluster = match routes {
             [_] => String::new(),
             _ => format!(
@@ -146,7 +156,7 @@ impl Node {
         };
         format!(
             "server_name: {name}\nlisten: \"{address}:{CLIENT_PORT}\"\nhttp: \"{address}:{MONITOR_PORT}\"\n\
-             jetstream {{\n  store_dir: \"{}\"\n  max_file_store: 20GB\n  {jetstream}\n}}\n{cluster}",
+             jetstream {{\n  store_dir: \"{}\"\n  {bound}\n  {jetstream}\n}}\n{cluster}",
             store.display()
         )
     }

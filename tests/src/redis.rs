@@ -75,6 +75,11 @@ impl RedisServer {
         self.address
     }
 
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -10,6 +10,7 @@ use tests::lab::Lab;
 use tests::long;
 use tests::message;
 use tests::mx::{Answer, Received, Step};
+use tests::probe::Probe;
 use tests::smtp::Client;
 
 const FROM: &str = "hello@sender.test";
@@ -75,6 +76,7 @@ fn a_sites_rate_and_connections_hold_over_three_workers_through_a_kill_and_a_res
     );
     assert!(receiver.connections_at_once() <= 4, "{} connections at once", receiver.connections_at_once());
     assert!(most_within(&received, Duration::from_secs(10)) <= 550);
+    assert!(!long::asked() || most_within(&received, Duration::from_secs(1)) <= 75);
 }
 
 #[test]
@@ -96,36 +98,60 @@ fn an_accounts_flood_does_not_hold_up_another_accounts_message_in_the_same_lane(
         let (begin, before) = (Instant::now(), busy.count());
         submit(&mut other, "hello@other.test", "you@calm.test");
         calm.wait_for(1);
-        println!(
-            "the other's message took {:?}, {} of the flood went meanwhile",
-            begin.elapsed(),
-            busy.count() - before
-        );
+        let took = begin.elapsed();
+        println!("the other's message took {took:?}, {} of the flood went meanwhile", busy.count() - before);
+        assert!(!long::asked() || took < Duration::from_secs(2));
         assert!(busy.count() < count, "the flood was over before");
     });
     busy.wait_for_within(count, SOON * 20);
+}
+
+/// How often what a probe takes is compared in the long form: this machine may be busy with other things.
+const TRIES: usize = 3;
+/// The pace of a probe's messages.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Sends what is to be no trouble to others, and looks at what these take meanwhile and without it.
+fn compare(fleet: &Fleet, lab: &Lab, trouble: impl Fn(usize) + Sync) {
+    let probe = Probe::new(lab, long::pick(10, 100));
+    let count = long::pick(100, 2_000);
+    let tries = long::pick(1, TRIES);
+    // As long as Redis doesn't know who has connections, none is opened.
+    probe.run(fleet, 1, PAUSE, || true);
+    let mut least = f64::INFINITY;
+    for round in 0..tries {
+        let before = probe.run(fleet, count, PAUSE, || true);
+        let during = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| trouble(round));
+            let while_sent = probe.run(fleet, count, PAUSE, || !sending.is_finished());
+            sending.join().unwrap();
+            println!("while it is submitted, {while_sent}");
+            probe.run(fleet, count, PAUSE, || true)
+        });
+        println!("without it, {before}; with it, {during}");
+        least = least.min(during.percentile(99).div_duration_f64(before.percentile(99)));
+    }
+    println!("p99 with it is {least:.2} times p99 without, in the best of {tries} tries");
+    assert!(!long::asked() || least <= 2.0);
 }
 
 #[test]
 fn a_slow_destinations_backlog_waits_beside_the_others_and_is_moved_twice_at_most() {
     let lab = Lab::new();
     let slow = lab.mx("slow.test");
-    let others: Vec<_> = (0..10).map(|number| lab.mx(&format!("other{number}.test"))).collect();
     let fleet = FleetSetup::new(&lab)
         .with(Role::Delivery, 2)
-        .set("delivery.site_limits", vec!["mx.slow.test=100:100:10".to_owned()])
+        .set("delivery.site_limits", vec![format!("mx.slow.test={0}:{0}:10", long::pick(20, 200))])
         .set("redis.pods", 2)
         .start();
-    let count = long::pick(1_000, 20_000);
-    flood(&fleet, count, |number| format!("user{number}@slow.test"));
-    let before = slow.count();
-    flood(&fleet, 100, |number| format!("user{number}@other{}.test", number % 10));
-    others.iter().for_each(|other| drop(other.wait_for(10)));
-    println!(
-        "{before} of {count} had gone to the slow one when the others began, {} when they had theirs",
-        slow.count()
-    );
-    assert!(slow.count() < count, "the slow destination wasn't slow");
+    let count = long::pick(600, 20_000);
+    compare(&fleet, &lab, |round| {
+        let before = slow.count();
+        flood(&fleet, count, |number| format!("user{round}-{number}@slow.test"));
+        println!("{} of {count} had gone to the slow one when all were submitted", slow.count() - before);
+        assert!(slow.count() < before + count, "the slow destination wasn't slow");
+    });
+    let count = count * long::pick(1, TRIES);
     slow.wait_for_within(count, SOON * 20);
     fleet.wait_until_idle(SOON * 2);
     // A record that waits is written once, and once more when it is due.
@@ -135,7 +161,7 @@ fn a_slow_destinations_backlog_waits_beside_the_others_and_is_moved_twice_at_mos
     let of_retries = details.iter().filter(|stream| stream["name"].as_str().unwrap().contains("-RETRY-"));
     let written: u64 = of_retries.filter_map(|stream| stream["state"]["last_seq"].as_u64()).sum();
     println!("{written} records of {count} messages that waited");
-    assert!(written <= 4 * count as u64 + 400, "{written} records");
+    assert!(written <= 4 * count as u64, "{written} records");
 }
 
 #[test]
@@ -146,13 +172,10 @@ fn a_host_that_swallows_packets_is_no_trouble_to_others() {
         Step::Connect { .. } => Answer::Silence,
         _ => Answer::Usual,
     });
-    let other = lab.mx("d1.test");
     let fleet = FleetSetup::new(&lab).with(Role::Delivery, 2).start();
-    let count = long::pick(1_000, 10_000);
-    flood(&fleet, count, |number| format!("user{number}@swallows.test"));
-    let begin = Instant::now();
-    flood(&fleet, 50, |number| format!("user{number}@d1.test"));
-    other.wait_for(50);
-    println!("the others' 50 messages took {:?}", begin.elapsed());
+    let count = long::pick(1_000, 10_000) / long::pick(1, TRIES);
+    compare(&fleet, &lab, |round| {
+        flood(&fleet, count, |number| format!("user{round}-{number}@swallows.test"))
+    });
     assert!(swallows.connections_at_once() <= 4, "{} connections probe it", swallows.connections_at_once());
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tests::deadline::{SOON, until_true};
+use tests::fleet::{FleetSetup, Role};
 use tests::jaeger::{Jaeger, Span, Trace};
 use tests::lab::Lab;
 use tests::message;
@@ -97,6 +99,65 @@ fn a_message_is_one_trace_from_the_client_to_the_recipients_server() {
     });
     let told = format!("{traces:?}");
     assert!(!told.contains("hello@") && !told.contains("somebody"), "an address is told: {told}");
+}
+
+#[test]
+fn over_many_hosts_it_is_one_trace_as_well() {
+    let lab = Lab::new();
+    let jaeger = Jaeger::start(&lab);
+    let mx = lab.mx("d1.test");
+    mx.tls(Tls::Works(lab.authority.issue(&["mx.d1.test"]).server()));
+    let fleet = FleetSetup::new(&lab)
+        .with(Role::Ingress, 2)
+        .with(Role::Delivery, 2)
+        .set("otlp_endpoint", jaeger.endpoint())
+        .set("ingress.profile_refresh_secs", 1_i64)
+        .start();
+    let mut client = fleet.login(1);
+    // As long as Redis doesn't know who has connections, none is opened; and what accounts said isn't to be known any more.
+    let before = lab.mx("before.test");
+    let octets = message::text(FROM, "somebody@before.test", "before", "Hello.");
+    assert_eq!(client.submit(FROM, &["somebody@before.test"], &octets).code, 250);
+    before.wait_for_within(1, SOON * 3);
+    std::thread::sleep(Duration::from_secs(2));
+    let octets = message::text(FROM, "somebody@d1.test", "traced", "Hello.");
+    let id = client.submit(FROM, &["somebody@d1.test"], &octets).queue_id();
+    mx.wait_for(1);
+    let trace = jaeger.wait_for("the whole of it", |traces| {
+        let whole = |trace: &&Trace| {
+            let names = trace.names();
+            trace.0.iter().any(|span| span.attribute("mail.queue_id") == id)
+                && [CALL, "smtp.transaction", "publish", "process", "smtp.deliver"]
+                    .iter()
+                    .all(|it| names.contains(it))
+        };
+        traces.iter().find(whole).cloned()
+    });
+    let root = trace.only("smtp.transaction");
+    let process = trace.only("process");
+    assert!(is_child(process, root), "{process:#?}");
+    for (name, parent, service) in [
+        ("smtp.transaction", None, "stagepost-ingress"),
+        ("accounts.authorize", Some(root), "stagepost-ingress"),
+        ("publish", Some(root), "stagepost-ingress"),
+        ("process", Some(root), "stagepost-delivery"),
+        ("dns.mx", Some(process), "stagepost-delivery"),
+        ("dkim.sign", Some(process), "stagepost-delivery"),
+        ("smtp.connect", Some(process), "stagepost-delivery"),
+        ("smtp.tls", Some(process), "stagepost-delivery"),
+        ("smtp.deliver", Some(process), "stagepost-delivery"),
+    ] {
+        let span = trace.only(name);
+        assert_eq!(span.service, service, "{span:#?}");
+        assert_eq!(span.parent.as_ref(), parent.map(|parent| &parent.id), "{span:#?}");
+    }
+    let calls = trace.named(CALL);
+    assert!(calls.iter().any(|call| call.service == "stagepost-accounts"), "{calls:#?}");
+    // What is told of it elsewhere names the trace.
+    let events = fleet.events();
+    let of_it = events.iter().filter(|event| event["queue_id"] == id);
+    let of_it: Vec<&str> = of_it.filter_map(|event| event["trace_id"].as_str()).collect();
+    assert_eq!(of_it, [&*root.trace, &*root.trace], "{events:#?}");
 }
 
 #[test]

@@ -79,11 +79,23 @@ pub(crate) struct Book {
     secrets: HashMap<String, String>,
     /// What [`SEALING`] holds.
     pub(crate) sealing: Option<String>,
+    /// Keys whose value this version doesn't understand, and why. What was known of them stays.
+    pub(crate) unreadable: BTreeMap<String, String>,
 }
 
 impl Book {
     /// Takes over what a key holds now, or that it holds nothing.
-    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, change: &Change) {
+        match self.try_apply(change) {
+            Ok(()) => drop(self.unreadable.remove(&change.key)),
+            Err(cause) => {
+                tracing::error!(key = change.key, cause, "an entry can't be read");
+                self.unreadable.insert(change.key.clone(), cause);
+            }
+        }
+    }
+
+    fn try_apply(&mut self, change: &Change) -> Result<(), String> {
         let Change { key, value } = change;
         let (kind, identity) = key.split_once('/').unwrap_or((key, ""));
         match (kind, value) {

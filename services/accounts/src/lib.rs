@@ -94,7 +94,7 @@ pub enum OpenError {
     /// An entry can't be understood.
     #[error("the entry {key} in {place} can't be read: {cause}; restore it from a backup")]
     Entry {
-        /// The store's file, or where it is in NATS.
+        /// The store's file.
         place: String,
         /// Which entry.
         key: String,
@@ -133,15 +133,22 @@ impl Accounts {
         let seal = Seal::load_or_make(&key_path)?;
         let held = store.all()?.into_iter().map(|(key, value)| Change { key, value: Some(value) });
         let mirror = Mirror::new(&held.collect::<Vec<_>>(), 0);
-        let mirror = mirror.map_err(unreadable(&path.display().to_string()))?;
-        mirror.view().0.check_seal(&seal)?;
+        let book = mirror.view().0;
+        // Nobody else could know it.
+        if let Some((key, cause)) = book.unreadable.first_key_value() {
+            let place = path.display().to_string();
+            return Err(OpenError::Entry { place, key: key.clone(), cause: cause.clone() });
+        }
+        book.check_seal(&seal)?;
+        drop(book);
         let office = Office::new(Arc::new(mirror), Arc::new(store), seal, settings.spf);
         Self::new(office, JoinSet::new())
     }
 
     /// Opens the accounts that all replicas of an instance share, in a bucket of NATS JetStream that is made when it isn't there.
     /// What another replica changes is here within a second. While NATS is away, questions are answered from memory and changes
-    /// fail with [`ChangeError::Unavailable`].
+    /// fail with [`ChangeError::Unavailable`]. While there is an entry that this version can't read, which a later one may
+    /// have written, nothing can be changed, and what it is about is unavailable, not missing; all else is answered.
     ///
     /// # Errors
     /// When NATS doesn't answer within 30 s, when the sealing key isn't there or isn't the one of the other replicas.
@@ -154,7 +161,6 @@ impl Accounts {
         let Settings { sealing_key, spf } = settings;
         let seal = Seal::load(&sealing_key.ok_or(SealError::Unnamed)?)?;
         let (store, mut events) = store::Shared::open(context, instance, replicas).await?;
-        let place = format!("the accounts of {instance} in NATS");
         let mirror = loop {
             match events.recv().await {
                 Some(store::Event::Whole(changes, position)) => break Mirror::new(&changes, position),
@@ -162,7 +168,7 @@ impl Accounts {
                 None => return Err(StoreError::Away("nothing can be read".into()).into()),
             }
         };
-        let mirror = Arc::new(mirror.map_err(unreadable(&place))?);
+        let mirror = Arc::new(mirror);
         mirror.view().0.check_seal(&seal)?;
         let mut following = JoinSet::new();
         let follower = Arc::clone(&mirror);
@@ -208,8 +214,4 @@ impl Accounts {
     ) -> Result<(), ChangeError> {
         self.office.ensure_demo(account, user, password, domain).await
     }
-}
-
-fn unreadable(place: &str) -> impl FnOnce((String, String)) -> OpenError {
-    move |(key, cause)| OpenError::Entry { place: place.into(), key, cause }
 }

@@ -1,6 +1,5 @@
 //! The book as it is now, and how far it has followed the store.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,15 +21,13 @@ pub(crate) struct Mirror {
 struct View {
     book: Arc<Book>,
     position: Position,
-    /// Keys whose value this version doesn't understand, and why.
-    unreadable: BTreeMap<String, String>,
     /// What the store says of itself.
     store: Standing,
 }
 
 impl View {
     fn new(changes: &[Change], position: Position, store: Standing) -> Self {
-        let mut view = Self { book: Arc::default(), position, unreadable: BTreeMap::new(), store };
+        let mut view = Self { book: Arc::default(), position, store };
         view.apply(changes);
         view
     }
@@ -38,22 +35,12 @@ impl View {
     fn apply(&mut self, changes: &[Change]) {
         // Copies only while somebody reads the old one.
         let book = Arc::make_mut(&mut self.book);
-        for change in changes {
-            match book.apply(change) {
-                Ok(()) => {
-                    self.unreadable.remove(&change.key);
-                }
-                // What was known of it stays, and this replica isn't ready: another may understand it.
-                Err(cause) => {
-                    tracing::error!(key = change.key, cause, "an entry can't be read");
-                    self.unreadable.insert(change.key.clone(), cause);
-                }
-            }
-        }
+        changes.iter().for_each(|change| book.apply(change));
     }
 
+    /// A replica with an entry that it can't read isn't one to make changes at: another may understand it.
     fn standing(&self) -> Standing {
-        match self.unreadable.first_key_value() {
+        match self.book.unreadable.first_key_value() {
             Some((key, cause)) => Err(format!("the entry {key} can't be read: {cause}")),
             None => self.store.clone(),
         }
@@ -61,18 +48,11 @@ impl View {
 }
 
 impl Mirror {
-    /// Starts with everything that a store holds; the key and the cause of an entry that can't be read otherwise.
-    pub(crate) fn new(changes: &[Change], position: Position) -> Result<Self, (String, String)> {
+    /// Starts with everything that a store holds.
+    pub(crate) fn new(changes: &[Change], position: Position) -> Self {
         let view = View::new(changes, position, Ok(()));
-        if let Some(unreadable) = view.unreadable.into_iter().next() {
-            return Err(unreadable);
-        }
-        let view = View { unreadable: BTreeMap::new(), ..view };
-        Ok(Self {
-            view: RwLock::new(view),
-            position: watch::Sender::new(position),
-            standing: watch::Sender::new(Ok(())),
-        })
+        let standing = watch::Sender::new(view.standing());
+        Self { view: RwLock::new(view), position: watch::Sender::new(position), standing }
     }
 
     /// The book, and the position up to which it holds everything.
@@ -142,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_already_is_not_brought_back() {
-        let mirror = Mirror::new(&[account("a", "shop")], 5).unwrap();
+        let mirror = Mirror::new(&[account("a", "shop")], 5);
         let removed = Change { key: "account/a".into(), value: None };
         mirror.follow(Event::Changed(removed, 6));
         mirror.follow(Event::Changed(account("b", "shop"), 7));
@@ -156,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_keeps_what_was_known_and_is_told() {
-        let mirror = Mirror::new(&[account("a", "shop")], 1).unwrap();
+        let mirror = Mirror::new(&[account("a", "shop")], 1);
         let standing = mirror.standing();
         let broken = Change { key: "account/a".into(), value: Some(b"{".to_vec()) };
         mirror.follow(Event::Changed(broken.clone(), 2));
@@ -165,6 +145,7 @@ mod tests {
         assert!(standing.borrow().as_ref().is_err_and(|cause| cause.contains("account/a")));
         mirror.follow(Event::Changed(account("a", "shop"), 3));
         assert_eq!(*standing.borrow(), Ok(()));
-        assert!(Mirror::new(&[broken], 1).is_err());
+        let mirror = Mirror::new(&[broken, account("b", "other")], 1);
+        assert!(mirror.standing().borrow().is_err() && mirror.view().0.account("other").is_some());
     }
 }

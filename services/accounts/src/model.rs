@@ -1,7 +1,10 @@
-//! What is kept. Fields that a reader doesn't know are skipped, those that it misses have defaults.
+//! What is kept. Fields that a reader doesn't know stay with what it changes, those that it misses have defaults.
 
 use dkim::Algorithm;
 use serde::{Deserialize, Serialize};
+
+/// Fields that a later version wrote.
+pub(crate) type Later = serde_json::Map<String, serde_json::Value>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +72,8 @@ pub(crate) struct Account {
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
 }
 
 impl Account {
@@ -92,6 +97,8 @@ pub(crate) struct Credential {
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
 }
 
 /// What a password is compared with.
@@ -117,6 +124,8 @@ pub(crate) struct Domain {
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +139,8 @@ pub(crate) struct Key {
     pub(crate) record: String,
     pub(crate) created_at_ms: u64,
     pub(crate) state_since_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::OpenError;
 use crate::book::{Book, Kept as _, SEALING, seal_name};
 use crate::mirror::{Mirror, Standing};
-use crate::model::{Account, Credential, Key, Origin, Owner, Plan, Proof};
+use crate::model::{Account, Credential, Key, Later, Origin, Owner, Plan, Proof};
 use crate::seal::Seal;
 use crate::secret::{fingerprint, hash_password, new_secret, random_text};
 use crate::store::{Change, Position, Store, StoreError};
@@ -135,6 +135,11 @@ impl Office {
             let turn = Arc::clone(&self.changing).lock_owned().await;
             let (book, seen) = self.mirror.view();
             let (changes, answer) = decision(&book)?;
+            // A name that is given may be taken there already.
+            if let Some((key, cause)) = book.unreadable.first_key_value().filter(|_| !changes.is_empty()) {
+                let cause = format!("nothing can be changed: the entry {key} can't be read: {cause}");
+                return Err(ChangeError::Unavailable(cause));
+            }
             drop(book);
             match self.commit(turn, seen, changes).await? {
                 Err(StoreError::Conflict) if Instant::now() < deadline => {
@@ -180,6 +185,7 @@ impl Office {
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),
+            later: Later::new(),
         };
         self.decide(|book| {
             if book.account(name).is_some() {
@@ -263,6 +269,7 @@ impl Office {
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),
+            later: Later::new(),
         };
         credential.account_id = self
             .decide(|book| {

@@ -16,8 +16,9 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
+use crate::book::{Book, Kept as _};
 use crate::login::Login;
-use crate::model::{KeyAlgorithm, KeyState, Owner, Plan};
+use crate::model::{Account, KeyAlgorithm, KeyState, Owner, Plan};
 use crate::office::{ChangeError, Office};
 
 pub(crate) fn routes(office: &Arc<Office>, login: &Arc<Login>) -> Routes {
@@ -41,6 +42,19 @@ impl From<ChangeError> for Status {
             ChangeError::Failed(_) => Self::internal(text),
         }
     }
+}
+
+/// What to answer about something that isn't in the book: that it isn't there, unless an entry that can't be read may be it.
+fn missing(book: &Book, may_be: impl Fn(&str) -> bool, answer: Status) -> Status {
+    match book.unreadable.iter().find(|(key, _)| may_be(key)) {
+        None => answer,
+        Some((key, cause)) => Status::unavailable(format!("the entry {key} can't be read: {cause}")),
+    }
+}
+
+/// Where an account is kept.
+fn account_key(id: &str) -> String {
+    format!("{}/{id}", Account::PREFIX)
 }
 
 /// Whoever doesn't say who manages a thing is taken for the command line.

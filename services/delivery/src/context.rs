@@ -60,6 +60,8 @@ impl<S: Spool, L: Limits> Context<S, L> {
     /// Runs `work` beside everything else, until it ends or all is aborted.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let aborting = self.aborting.clone();
+        // What a job's work holds is large: from here on only where it is changes hands.
+        let work = Box::pin(work);
         self.tasks.spawn(async move {
             aborting.run_until_cancelled(work).await;
         });

@@ -79,6 +79,10 @@ pub struct Config {
     /// A message waits this long for memory.
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub ingress_memory_wait_secs: u64,
+    /// When the process is told to end, it goes on to take connections and mail for this long, so that whoever spreads connections
+    /// over processes can learn from `/readyz` that it stops.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub ingress_linger_secs: u64,
     /// When the process ends, messages that are being received have this long to be finished.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub ingress_drain_secs: u64,
@@ -113,6 +117,8 @@ pub(crate) struct Times {
     pub(crate) tls: Duration,
     pub(crate) message: Duration,
     pub(crate) octets_per_sec_min: u64,
+    /// Between the signal to end and the end of accepting.
+    pub(crate) linger: Duration,
     pub(crate) drain: Duration,
 }
 
@@ -169,6 +175,7 @@ impl Settings {
             ingress_profile_age_secs_max,
             ingress_memory_bytes_max,
             ingress_memory_wait_secs,
+            ingress_linger_secs,
             ingress_drain_secs,
             ingress_literals,
         } = *config;
@@ -184,6 +191,7 @@ impl Settings {
                 tls: Duration::from_secs(ingress_tls_timeout_secs),
                 message: Duration::from_secs(ingress_message_timeout_secs),
                 octets_per_sec_min: ingress_data_bytes_per_sec_min,
+                linger: Duration::from_secs(ingress_linger_secs),
                 drain: Duration::from_secs(ingress_drain_secs),
             },
             directory: DirectoryTimes {

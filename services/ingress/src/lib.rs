@@ -177,8 +177,8 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves the listeners until `shutdown`: then none is accepted, sessions between commands are closed with 421, messages that
-/// are being received have `--ingress-drain-secs` to be finished.
+/// Serves the listeners until `shutdown`, and `--ingress-linger-secs` more: then none is accepted, sessions between commands are
+/// closed with 421, messages that are being received have `--ingress-drain-secs` to be finished.
 pub async fn run<S: Spool, L: Limits>(
     config: Config,
     parts: Parts<S, L>,
@@ -205,11 +205,18 @@ pub async fn run<S: Spool, L: Limits>(
         nearby,
     });
     let mut ports = JoinSet::new();
+    let (closing, linger) = (CancellationToken::new(), settings.times.linger);
+    let close = closing.clone();
+    ports.spawn(async move {
+        shutdown.cancelled().await;
+        tokio::time::sleep(linger).await;
+        close.cancel();
+    });
     let openings = listeners.smtp.into_iter().map(|listener| (listener, Opening::Smtp));
     for (listener, opening) in
         openings.chain(listeners.tls.into_iter().map(|listener| (listener, Opening::Tls)))
     {
-        ports.spawn(listener::serve(Arc::clone(&doors), listener, opening, shutdown.clone()));
+        ports.spawn(listener::serve(Arc::clone(&doors), listener, opening, closing.clone()));
     }
     while ports.join_next().await.is_some() {}
     gate.directory.close().await;

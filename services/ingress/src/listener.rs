@@ -1,8 +1,10 @@
 //! Accepting connections, and ending them when the process ends.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use limits::Limits;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::admission::{Admission, Crowded, Place};
+use crate::admission::{Admission, Place};
 use crate::config::Times;
 use crate::conversation::Conversation;
 use crate::gate::Gate;
@@ -49,20 +51,20 @@ pub(crate) enum Opening {
     Tls,
 }
 
-/// Serves one port until `shutdown`, then waits for the sessions to end.
+/// Serves one port until `closing`, then waits for the sessions to end.
 pub(crate) async fn serve<S: Spool, L: Limits>(
     doors: Arc<Doors<S, L>>,
     listener: TcpListener,
     opening: Opening,
-    shutdown: CancellationToken,
+    closing: CancellationToken,
 ) {
     let mut sessions = JoinSet::new();
     let mut complained_at: Option<Instant> = None;
     loop {
         while sessions.try_join_next().is_some() {}
-        match shutdown.run_until_cancelled(listener.accept()).await {
+        match closing.run_until_cancelled(listener.accept()).await {
             None => break,
-            Some(Ok((stream, peer))) => admit(&doors, &mut sessions, stream, peer, opening, &shutdown),
+            Some(Ok((stream, peer))) => admit(&doors, &mut sessions, stream, peer, opening, &closing),
             // The client was gone before it was accepted.
             Some(Err(error)) if is_the_clients(error.kind()) => {}
             Some(Err(error)) => {
@@ -70,9 +72,17 @@ pub(crate) async fn serve<S: Spool, L: Limits>(
                     tracing::error!(%error, "connections can't be accepted");
                     complained_at = Some(Instant::now());
                 }
-                shutdown.run_until_cancelled(sleep(BACK_OFF)).await;
+                closing.run_until_cancelled(sleep(BACK_OFF)).await;
             }
         }
+    }
+    // Who has come already and wasn't accepted yet is told, too.
+    while let Some(Ok((stream, _))) = accepted_now(&listener).await {
+        turn_away(
+            stream,
+            opening,
+            &format!("421 4.3.2 {} is going down; connect again", doors.gate.host_name),
+        );
     }
     drop(listener);
     let ended = async { while sessions.join_next().await.is_some() {} };
@@ -80,6 +90,15 @@ pub(crate) async fn serve<S: Spool, L: Limits>(
         tracing::warn!(sessions = sessions.len(), "sessions were cut off that didn't end in time");
         sessions.shutdown().await;
     }
+}
+
+/// A connection that waits to be accepted, if there is one.
+async fn accepted_now(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+    poll_fn(|context| match listener.poll_accept(context) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 fn is_the_clients(kind: ErrorKind) -> bool {
@@ -98,7 +117,7 @@ fn admit<S: Spool, L: Limits>(
         Ok(place) => place,
         Err(crowded) => {
             doors.gate.metrics.turned_away(crowded);
-            return turn_away(stream, opening, crowded);
+            return turn_away(stream, opening, &format!("421 4.7.0 {}; try again later", crowded.as_str()));
         }
     };
     let session = open(Arc::clone(doors), stream, peer, opening, place, shutdown.child_token());
@@ -110,13 +129,12 @@ fn admit<S: Spool, L: Limits>(
 }
 
 /// Costs no task and no wait: the reply fits the socket's empty buffer or is not sent.
-fn turn_away(stream: TcpStream, opening: Opening, crowded: Crowded) {
+fn turn_away(stream: TcpStream, opening: Opening, reply: &str) {
     if opening == Opening::Smtp
         && let Ok(mut stream) = stream.into_std()
     {
-        let reply = format!("421 4.7.0 {}; try again later\r\n", crowded.as_str());
         // A client that doesn't learn why it was turned away sees a closed connection, which says the same.
-        let _ = stream.write(reply.as_bytes());
+        let _ = stream.write(format!("{reply}\r\n").as_bytes());
     }
 }
 

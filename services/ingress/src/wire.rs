@@ -19,6 +19,8 @@ const COMMAND_OCTETS: usize = 4 * 1024;
 const BODY_OCTETS: usize = 64 * 1024;
 /// After our last reply the client has this long to close, so that what it still sends doesn't make its system discard the reply.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a handshake may still take when the process ends.
+const HANDSHAKE_AT_END_MAX: Duration = Duration::from_secs(3);
 const LINGER_OCTETS_MAX: usize = 1024 * 1024;
 
 /// A connection with its buffers.
@@ -179,10 +181,11 @@ impl Wire {
             return Err(io::Error::other("the process ends"));
         };
         // The handshake's own state is large and short-lived.
-        let handshake = Box::pin(timeout(limit, self.stream.start_tls(acceptor)));
+        let mut handshake = Box::pin(timeout(limit, self.stream.start_tls(acceptor)));
         self.stream = tokio::select! {
-            handshake = handshake => handshake??,
-            () = shutdown.as_mut() => return Err(io::Error::other("the process ends")),
+            handshake = &mut handshake => handshake??,
+            // That the process ends can be said under TLS only.
+            () = shutdown.as_mut() => timeout(HANDSHAKE_AT_END_MAX, handshake).await???,
         };
         Ok(self)
     }

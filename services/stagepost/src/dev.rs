@@ -73,7 +73,7 @@ pub(crate) fn run(dev: Dev) -> Result<(), Failure> {
 }
 
 async fn start(settings: Settings, deliver: Deliver, sandbox: PathBuf) -> Result<(), Failure> {
-    let _guard = settings.process.start_telemetry()?;
+    let _guard = settings.process.start_telemetry("stagepost")?;
     let shutdown =
         runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
     let narrator = Arc::new(Narrator::new());

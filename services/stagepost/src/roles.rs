@@ -155,8 +155,8 @@ struct Base {
 }
 
 impl Base {
-    async fn start(process: &Process) -> Result<Self, Failure> {
-        let telemetry = process.start_telemetry()?;
+    async fn start(process: &Process, service: &'static str) -> Result<Self, Failure> {
+        let telemetry = process.start_telemetry(service)?;
         let shutdown =
             runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
         let admin = crate::admin::bind(process.admin_listen).await.map_err(Failure::Configuration)?;

@@ -47,7 +47,7 @@ pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 
 /// `stagepost run`.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let _guard = settings.process.start_telemetry()?;
+    let _guard = settings.process.start_telemetry("stagepost")?;
     let shutdown =
         runtime::signals::shutdown_token().context("can't listen to signals").map_err(Failure::Work)?;
     let watch = Watch {

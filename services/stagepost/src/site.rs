@@ -79,11 +79,12 @@ impl Process {
         if self.trace_addresses { TraceAddresses::Whole } else { TraceAddresses::DomainsOnly }
     }
 
-    /// Starts logs and traces.
-    pub(crate) fn start_telemetry(&self) -> Result<Guard, Failure> {
+    /// Starts logs, and traces under the name of a service.
+    pub(crate) fn start_telemetry(&self, service: &'static str) -> Result<Guard, Failure> {
         let traces = self.otlp_endpoint.clone().map(|endpoint| Traces {
             endpoint,
             ratio: self.trace_ratio,
+            service,
             version: env!("CARGO_PKG_VERSION"),
         });
         runtime::telemetry::start(self.log_format, self.log.clone(), traces)

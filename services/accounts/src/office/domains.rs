@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::{ChangeError, Office, check_owner, check_revision, failed, find_account};
 use crate::book::{Book, Kept as _, seal_name};
-use crate::model::{Domain, Key, KeyAlgorithm, KeyState, Origin, Owner};
+use crate::model::{Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner};
 use crate::seal::Seal;
 use crate::secret::random_text;
 
@@ -49,6 +49,7 @@ impl Office {
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),
+            later: Later::new(),
         };
         self.decide(|book| {
             let account_id = find_account(book, account)?.id.clone();
@@ -170,6 +171,7 @@ fn make_key(
         record: pair.public_record(),
         created_at_ms: now,
         state_since_ms: now,
+        later: Later::new(),
     };
     let der = pair.to_pkcs8_der().map_err(failed)?;
     key.sealed = seal.seal(&seal_name(domain.as_str(), &key), &der).map_err(failed)?;

@@ -19,7 +19,9 @@ use zeroize::Zeroizing;
 use super::domains::{check_free, check_key_count, parse_name};
 use super::{ChangeError, Office, check_name, check_owner, failed, find_account};
 use crate::book::{Book, Kept as _, seal_name};
-use crate::model::{Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Origin, Owner, Plan, Proof};
+use crate::model::{
+    Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner, Plan, Proof,
+};
 use crate::seal::Seal;
 use crate::secret::{random_text, to_hex};
 use crate::store::Change;
@@ -102,6 +104,7 @@ impl Office {
                 managed_by: by,
                 revision: held.map_or(1, |held| held.revision + 1),
                 created_at_ms: held.map_or_else(now_millis, |held| held.created_at_ms),
+                later: held.map(|held| held.later.clone()).unwrap_or_default(),
             };
             Ok((vec![account.put()], account))
         })
@@ -151,6 +154,7 @@ impl Office {
                 managed_by: by,
                 revision: held.map_or(1, |held| held.revision + 1),
                 created_at_ms: held.map_or_else(now_millis, |held| held.created_at_ms),
+                later: held.map(|held| held.later.clone()).unwrap_or_default(),
             };
             Ok((vec![credential.put()], credential))
         })
@@ -196,6 +200,7 @@ impl Office {
                 managed_by: by,
                 revision: held.map_or(1, |held| held.revision + 1),
                 created_at_ms: held.map_or_else(now_millis, |held| held.created_at_ms),
+                later: held.map(|held| held.later.clone()).unwrap_or_default(),
             };
             Ok((vec![domain.put()], domain))
         })
@@ -347,6 +352,7 @@ fn sealed_key(domain: &str, put: PutKey, seal: &Seal) -> Result<Key, ChangeError
         record,
         created_at_ms: now,
         state_since_ms: now,
+        later: Later::new(),
     };
     key.sealed = seal.seal(&seal_name(domain, &key), &pkcs8_der).map_err(failed)?;
     Ok(key)
@@ -357,5 +363,5 @@ fn with_history(key: &Key, held: Option<&Domain>) -> Key {
     let same = |old: &&Key| old.selector == key.selector && old.record == key.record;
     let Some(old) = held.and_then(|held| held.keys.iter().find(same)) else { return key.clone() };
     let state_since_ms = if old.state == key.state { old.state_since_ms } else { key.state_since_ms };
-    Key { created_at_ms: old.created_at_ms, state_since_ms, ..key.clone() }
+    Key { created_at_ms: old.created_at_ms, state_since_ms, later: old.later.clone(), ..key.clone() }
 }

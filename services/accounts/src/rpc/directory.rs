@@ -7,7 +7,8 @@ use proto::accounts::v1::directory_server::Directory as Service;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use crate::book::Book;
+use super::{account_key, missing};
+use crate::book::{Book, Kept as _};
 use crate::login::Login;
 use crate::model::{Credential, Domain};
 use crate::office::Office;
@@ -25,11 +26,17 @@ impl Service for Directory {
     ) -> Result<Response<wire::AuthenticateResponse>, Status> {
         let wire::AuthenticateRequest { username, password, client_address: _ } = request.into_inner();
         let password = Zeroizing::new(password.to_vec());
-        let refused = || Status::unauthenticated("user name and password don't fit");
-        let credential = self.login.verify(&username, password).await.ok_or_else(refused)?;
+        let verified = self.login.verify(&username, password).await;
         let book = self.office.book();
+        let refused = || Status::unauthenticated("user name and password don't fit");
+        // A user name stands in its credential only.
+        let of_credential = |key: &str| key.starts_with(Credential::PREFIX);
+        let credential = verified.ok_or_else(|| missing(&book, of_credential, refused()))?;
+        let of_account = |key: &str| key == account_key(&credential.account_id);
+        let profile = profile(&book, &credential.account_id, Some(&credential));
+        let profile = profile.ok_or_else(|| missing(&book, of_account, refused()))?;
         Ok(Response::new(wire::AuthenticateResponse {
-            profile: Some(profile(&book, &credential.account_id, Some(&credential)).ok_or_else(refused)?),
+            profile: Some(profile),
             account_id: credential.account_id,
             credential_id: credential.id,
         }))
@@ -44,10 +51,17 @@ impl Service for Directory {
         let held = book.credentials.get(&credential_id).filter(|held| held.account_id == account_id);
         // Mail from an administrator has no credential.
         if held.is_none() && !credential_id.is_empty() {
-            return Err(Status::not_found("the credential was revoked"));
+            let key = format!("{}/{credential_id}", Credential::PREFIX);
+            return Err(missing(
+                &book,
+                |other| other == key,
+                Status::not_found("the credential was revoked"),
+            ));
         }
         let profile = profile(&book, &account_id, held);
-        let profile = profile.ok_or_else(|| Status::not_found("the account was deleted"))?;
+        let key = account_key(&account_id);
+        let deleted = || missing(&book, |other| other == key, Status::not_found("the account was deleted"));
+        let profile = profile.ok_or_else(deleted)?;
         Ok(Response::new(wire::AuthorizeResponse { profile: Some(profile) }))
     }
 }

@@ -6,8 +6,9 @@ use proto::accounts::v1 as wire;
 use proto::accounts::v1::signing_server::Signing as Service;
 use tonic::{Request, Response, Status};
 
-use super::wire_algorithm;
-use crate::model::KeyState;
+use super::{account_key, missing, wire_algorithm};
+use crate::book::Kept as _;
+use crate::model::{Domain, KeyState};
 use crate::office::Office;
 use crate::office::domains::parse_name;
 
@@ -25,8 +26,13 @@ impl Service for Signing {
         let name = parse_name(&domain)?;
         let book = self.office.book();
         let responsible = book.responsible(&name);
-        let responsible =
-            responsible.ok_or_else(|| Status::not_found(format!("the domain {name} isn't registered")))?;
+        let may_be = |key: &str| {
+            let registered = key.strip_prefix(Domain::PREFIX).and_then(|rest| rest.strip_prefix('/'));
+            let registered = registered.and_then(|registered| registered.parse().ok());
+            registered.is_some_and(|registered| name.is_at_or_below(&registered))
+        };
+        let unknown = || Status::not_found(format!("the domain {name} isn't registered"));
+        let responsible = responsible.ok_or_else(|| missing(&book, may_be, unknown()))?;
         if responsible.account_id != account_id {
             return Err(Status::permission_denied(format!("the domain {name} belongs to another account")));
         }
@@ -49,7 +55,9 @@ impl Service for Signing {
         let account_id = request.into_inner().account_id;
         let book = self.office.book();
         let account = book.accounts.get(&account_id);
-        let account = account.ok_or_else(|| Status::not_found("the account was deleted"))?;
+        let key = account_key(&account_id);
+        let deleted = || missing(&book, |other| other == key, Status::not_found("the account was deleted"));
+        let account = account.ok_or_else(deleted)?;
         Ok(Response::new(wire::AccountStateResponse {
             suspended: account.suspended.is_some(),
             suspended_reason: account.suspended.clone().unwrap_or_default(),

@@ -249,10 +249,12 @@ impl Bucket {
         })
     }
 
-    fn config(&self, kept: Config, replicas: usize) -> Config {
+    fn config(&self, mut kept: Config, replicas: usize) -> Config {
+        if !kept.subjects.contains(&self.subjects()) {
+            kept.subjects.push(self.subjects());
+        }
         Config {
             name: self.stream.clone(),
-            subjects: vec![self.subjects()],
             max_messages_per_subject: 1,
             discard: DiscardPolicy::New,
             storage: StorageType::File,

@@ -33,6 +33,7 @@ mod settings;
 mod setup;
 mod space;
 mod tidy;
+mod unknown;
 mod wait;
 
 use std::collections::BTreeSet;
@@ -59,7 +60,7 @@ use self::leases::Leases;
 use self::link::Link;
 use self::names::{Kind, Names, Spot};
 use self::ready::Ready;
-use self::setup::Layout;
+use self::setup::{Differing, Layout};
 use self::space::Space;
 use self::tidy::Later;
 use crate::{
@@ -255,7 +256,7 @@ impl JetStream {
         let (client, link) = link::connect(&settings).await?;
         let octets_max = durability::check(&client, &settings).await?;
         let names = Names::new(&settings.instance);
-        let layout = setup::prepare(&client, &names, &settings).await?;
+        let layout = setup::prepare(&client, &names, &settings, Differing::Update).await?;
         let (later, to_do) = mpsc::unbounded_channel();
         let core = Arc::new(Core {
             api: Api::new(client),
@@ -272,7 +273,7 @@ impl JetStream {
             wanted_at: std::sync::atomic::AtomicU64::new(fetch::NEVER_WANTED),
             primed: watch::Sender::new(false),
             standing: Standing::default(),
-            peers: Peers::new(),
+            peers: Peers::new(settings.lease),
             layout: Mutex::new(layout.clone()),
             news: Notify::new(),
             later,

@@ -1,4 +1,4 @@
-//! A peer with all its processes, told apart by a PID namespace of their own: what they use, and their end.
+//! A peer with all its processes, told apart by a PID namespace of their own, and their end.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tests::deadline::{SOON, until};
 use tests::process::Process;
+
+use crate::usage::Part;
 
 /// The processes of a peer.
 pub(crate) struct Group {
@@ -43,25 +45,14 @@ impl Group {
         &mut self.starter
     }
 
-    fn processes(&self) -> Vec<u32> {
+    /// Its processes, each under the name of its program.
+    pub(crate) fn parts(&self) -> Vec<Part> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        ids.filter(|id| {
+        let ours = ids.filter(|id: &u32| {
             std::fs::read_link(format!("/proc/{id}/ns/pid")).is_ok_and(|link| link == self.namespace)
-        })
-        .collect()
-    }
-
-    /// CPU seconds, user and system, of all processes and of those that ended before and were waited for.
-    pub(crate) fn cpu(&self) -> f64 {
-        let ticks: u64 = self.processes().into_iter().map(|id| ticks(id).unwrap_or(0)).sum();
-        // Linux counts these in hundredths of a second everywhere.
-        ticks as f64 / 100.0
-    }
-
-    /// Resident octets that aren't shared, summed over all processes.
-    pub(crate) fn resident(&self) -> u64 {
-        self.processes().into_iter().filter_map(resident).sum()
+        });
+        ours.filter_map(Part::of_program).collect()
     }
 
     /// Ends it: asked first, then made to.
@@ -79,18 +70,4 @@ impl Group {
             }
         }
     }
-}
-
-/// utime, stime, cutime and cstime of /proc/PID/stat.
-fn ticks(id: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    let fields = stat.rsplit_once(") ")?.1;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
-}
-
-fn resident(id: u32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{id}/statm")).ok()?;
-    let pages: Vec<u64> = statm.split(' ').filter_map(|field| field.parse().ok()).collect();
-    Some((pages.get(1)? - pages.get(2)?) * 4096)
 }

@@ -1,7 +1,7 @@
 //! Compare: runs load through one mail system after the other, side by side on the same machine, and prints a table.
 //!
 //! ```text
-//!   load --SMTP--> peer (Stagepost, or Postfix with OpenDKIM; nothing at all for `none`) --MX, DKIM--> sink
+//!   load --SMTP--> peer (Stagepost as one process or as on many hosts, or Postfix with OpenDKIM) --MX, DKIM--> sink
 //! ```
 //!
 //! Started by `tests/bench/run`, in a network that has loopback only. Each run has a fresh peer with an empty queue, a
@@ -13,10 +13,14 @@
     reason = "a benchmark's program ends with a panic when it can't go on, and prints what it measured"
 )]
 
+mod distributed;
 mod group;
 mod measure;
 mod peer;
+mod postfix;
+mod stream_costs;
 mod table;
+mod usage;
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -26,7 +30,7 @@ use clap::{Parser, ValueEnum};
 use tests::dns::Dns;
 
 use measure::{Bench, Case};
-use peer::Kind;
+use peer::{Kind, Login, Peer};
 
 #[derive(Parser)]
 struct Arguments {
@@ -48,6 +52,19 @@ struct Arguments {
     /// Clients send MAIL, RCPT and DATA together.
     #[arg(long)]
     pipelining: bool,
+    /// How many delivery processes `distributed` has; it is measured with each of these.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_name = "PROCESSES")]
+    delivery_processes: Vec<usize>,
+    /// Which part of all messages Stagepost traces, into a Jaeger that runs beside it; it is measured with each of these. 0 is
+    /// without Jaeger.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0], value_name = "RATIO")]
+    trace_ratios: Vec<f64>,
+    /// Clients log in to `stagepost` under TLS, as they must with `distributed`; else in the clear.
+    #[arg(long)]
+    tls: bool,
+    /// Prints where CPU went by threads, too.
+    #[arg(long)]
+    threads: bool,
     /// Where state is kept while it runs: it should be on the disk that a queue would be on.
     #[arg(long)]
     folder: PathBuf,
@@ -78,18 +95,26 @@ fn main() {
     if !arguments.skip_machine {
         record(&mut out, &bench.machine());
     }
+    let login = if arguments.tls { Login::Tls } else { Login::Clear };
+    let peers = Peer::all(&arguments.peers, &arguments.delivery_processes, &arguments.trace_ratios, login);
     let mut results = Vec::new();
     for case in &arguments.cases {
         // The peers take turns, so that a machine that slows down slows all of them.
         for rep in 1..=arguments.reps {
-            for peer in &arguments.peers {
-                let result = bench.run(*peer, *case, rep);
+            for peer in &peers {
+                let result = bench.run(peer, *case, rep);
                 record(&mut out, &result);
                 results.push(result);
             }
         }
     }
     print!("\n{}", table::medians(&results));
+    print!("\nCPU s/1000 by process\n{}", table::parts(&results, "cpu_by_process"));
+    print!("\nCPU s/1000 beside\n{}", table::parts(&results, "cpu_beside"));
+    if arguments.threads {
+        print!("\nCPU s/1000 by thread\n{}", table::parts(&results, "cpu_by_thread"));
+    }
+    print!("{}", table::nats(&results));
 }
 
 fn record(out: &mut std::fs::File, result: &serde_json::Value) {

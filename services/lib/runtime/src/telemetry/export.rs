@@ -18,7 +18,8 @@ use tracing::Subscriber;
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::registry::LookupSpan;
 
-const SERVICE: &str = "stagepost";
+/// The name of what makes the spans, whichever service it is in.
+const SCOPE: &str = "stagepost";
 /// Spans that wait to be sent; those that come when so many wait are left out.
 const WAITING_MAX: usize = 16_384;
 const SEND_EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ pub struct Traces {
     pub endpoint: OtlpEndpoint,
     /// How many traces are kept.
     pub ratio: TraceRatio,
+    /// The name of the service that spans come from: `service.name` of OpenTelemetry's resource conventions.
+    pub service: &'static str,
     /// The program's version, as spans tell it.
     pub version: &'static str,
 }
@@ -109,7 +112,7 @@ pub enum StartError {
 
 /// Sends in the background. Outside a tokio runtime the client would be made too, and send nothing.
 pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, StartError> {
-    let Traces { endpoint, ratio, version } = traces;
+    let Traces { endpoint, ratio, service, version } = traces;
     let exporter = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint.0.as_str())
@@ -122,7 +125,7 @@ pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, StartError>
         .build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
     let resource = Resource::builder()
-        .with_service_name(SERVICE)
+        .with_service_name(*service)
         .with_attribute(KeyValue::new("service.version", *version))
         .build();
     Ok(SdkTracerProvider::builder()
@@ -139,7 +142,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer(SERVICE))
+        .with_tracer(provider.tracer(SCOPE))
         .with_location(false)
         .with_threads(false)
         .with_target(false)

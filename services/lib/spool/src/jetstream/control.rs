@@ -4,10 +4,11 @@
 //! slips through to a worker while the streams are being searched for the others.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{SubscribeError, Subscriber};
+use async_nats::{Client, SubscribeError, Subscriber};
 use futures_util::StreamExt as _;
 use mail::{Job, JobId};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use smtp::address::Host;
 use super::Core;
 use super::lease::JetStreamLease;
 use super::leases::Mark;
+use super::names::Names;
 use super::ready::Fetched;
 use super::setup::Layout;
 use crate::{Lease as _, Selection};
@@ -93,6 +95,10 @@ impl Standing {
 pub(super) struct Peers {
     own: String,
     seen: Mutex<HashMap<String, Peer>>,
+    /// How long leases last at least and at most, in milliseconds. Consumers have the time of whoever started last, so that
+    /// what any process was ever set to counts.
+    shortest_ms: AtomicU64,
+    longest_ms: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
@@ -103,8 +109,25 @@ struct Peer {
 }
 
 impl Peers {
-    pub(super) fn new() -> Self {
-        Self { own: nuid(), seen: Mutex::default() }
+    pub(super) fn new(lease: Duration) -> Self {
+        let (shortest_ms, longest_ms) = (AtomicU64::new(millis(lease)), AtomicU64::new(millis(lease)));
+        Self { own: nuid(), seen: Mutex::default(), shortest_ms, longest_ms }
+    }
+
+    /// Another process leases for so long.
+    fn leases_for(&self, lease_ms: u64) {
+        self.shortest_ms.fetch_min(lease_ms, Ordering::SeqCst);
+        self.longest_ms.fetch_max(lease_ms, Ordering::SeqCst);
+    }
+
+    /// A lease that wasn't touched for so long may be somebody else's.
+    pub(super) fn shortest_lease_ms(&self) -> u64 {
+        self.shortest_ms.load(Ordering::SeqCst)
+    }
+
+    /// After so long whatever lapsed has come again.
+    pub(super) fn longest_lease_ms(&self) -> u64 {
+        self.longest_ms.load(Ordering::SeqCst)
     }
 
     fn saw(&self, from: &str, leased: u64, parked: u64) {
@@ -118,6 +141,10 @@ impl Peers {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A name that no other process has.
 fn nuid() -> String {
     // The client's own inbox prefix is made of chance.
@@ -127,6 +154,16 @@ fn nuid() -> String {
 
 pub(super) async fn subscribe(core: &Core) -> Result<Subscriber, SubscribeError> {
     core.api.client().subscribe(core.names.control()).await
+}
+
+/// Says how long leases last from now on.
+pub(super) async fn announce(
+    client: &Client,
+    names: &Names,
+    lease: Duration,
+) -> Result<(), async_nats::PublishError> {
+    let announcement = json!({ "op": "leases", "lease_ms": millis(lease) });
+    client.publish(names.control(), announcement.to_string().into()).await
 }
 
 /// Says from time to time that this process is there, and what it has.
@@ -141,6 +178,7 @@ pub(super) async fn greet(core: Arc<Core>) {
             "parked": parked,
             "partitions": partitions,
             "lanes": lanes,
+            "lease_ms": millis(core.settings.lease),
         });
         // While NATS is away nobody hears it, and the next one comes soon.
         let _ = core.api.client().publish(core.names.control(), greeting.to_string().into()).await;
@@ -157,6 +195,9 @@ pub(super) async fn serve(core: Arc<Core>, mut requests: Subscriber) {
             continue;
         }
         let count = |field: &str| request[field].as_u64().unwrap_or_default();
+        if let Some(lease_ms) = request["lease_ms"].as_u64() {
+            core.peers.leases_for(lease_ms);
+        }
         if request["op"] == "here" {
             core.peers.saw(from, count("leased"), count("parked"));
             if is_news(&core.layout(), &request) {

@@ -17,7 +17,7 @@ use super::dead::{self, Strays, Unreadable};
 use super::job::{Place, Record};
 use super::names::{Kind, Lane, Names, Spot};
 use super::ready::Fetched;
-use super::setup::{self, Layout};
+use super::setup::{self, Differing, Layout};
 use super::{Core, Later};
 
 /// Jobs asked for at a time of a lane that had few, and of one that had many.
@@ -155,8 +155,14 @@ impl Fetcher {
     }
 
     async fn ask_all(&mut self) {
+        // This runs for each lease, and there are hundreds of sources.
+        if !self.wants() {
+            return;
+        }
         for place in 0..self.sources.len() {
-            self.ask(place).await;
+            if self.sources[place].asked_at.is_none() {
+                self.ask(place).await;
+            }
         }
     }
 
@@ -228,8 +234,10 @@ impl Fetcher {
     /// Makes a job ready, now or after a second look.
     fn sort(&mut self, message: Message, ack: String, delivered: Delivered) {
         let Some(Arrival { fetched, suspect }) = read(&self.core, message, ack, delivered) else { return };
-        let recent =
-            |record: &Record| self.core.now().millis_since(record.written_at) < 4 * self.core.lease_ms();
+        let recent = |record: &Record| {
+            let longest = self.core.peers.longest_lease_ms();
+            self.core.now().millis_since(record.written_at) < 4 * longest
+        };
         let precedes = fetched.record.predecessor.is_some() && recent(&fetched.record);
         let ordered = self.core.standing.order(&fetched.record.job);
         if !suspect && !precedes && ordered.is_none() {
@@ -263,8 +271,9 @@ impl Fetcher {
                 source.asked_at = None;
             }
         }
-        let third = self.core.settings.lease / 3;
-        let stale = now.checked_sub(third).map(|than| self.core.ready().take_older(than));
+        // What is left of the lease must last until the first touch of whoever leases it then.
+        let quarter = Duration::from_millis(self.core.peers.shortest_lease_ms() / 4);
+        let stale = now.checked_sub(quarter).map(|than| self.core.ready().take_older(than));
         for fetched in stale.into_iter().flatten() {
             self.core.later(Later::GiveBack { ack: fetched.ack });
         }
@@ -286,7 +295,7 @@ impl Fetcher {
             let (client, names, settings) = (core.api.client(), &core.names, &core.settings);
             let mut found = setup::discover(client, names, settings).await;
             if missing || dead::is_missing(&core).await || found.as_ref().is_ok_and(|found| *found != known) {
-                found = setup::prepare(client, names, settings).await;
+                found = setup::prepare(client, names, settings, Differing::Leave).await;
             }
             let found = match found {
                 Ok(found) => found,
@@ -377,7 +386,7 @@ fn read(core: &Arc<Core>, message: Message, ack: String, delivered: Delivered) -
     let Delivered { stream, consumer: _, times, sequence, stored_ms } = delivered;
     let place = Place { stream, sequence };
     let subject = message.subject.to_string();
-    let suspect = times > 1 || core.link.is_suspect(stored_ms);
+    let suspect = times > 1 || core.link.is_suspect(stored_ms, core.peers.longest_lease_ms());
     let spot = core.names.parse(&subject);
     let record = match spot {
         Some(spot) => Record::decode(spot, message.payload.clone())
@@ -435,11 +444,6 @@ async fn reported(core: &Core, retry: &str, fetched: &Fetched) -> Result<bool, A
 }
 
 impl Core {
-    /// How long a lease lasts, in milliseconds.
-    pub(super) fn lease_ms(&self) -> u64 {
-        u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX)
-    }
-
     fn make_ready(&self, fetched: Fetched) {
         self.ready().push(fetched);
         self.arrived.notify_waiters();

@@ -8,6 +8,7 @@ use prost::Message as _;
 use proto::spool::v1 as wire;
 
 use super::names::Spot;
+use super::unknown::Unknown;
 use crate::record::{
     self, RecordError, message_from_wire, recipients_from_wire, recipients_to_wire, results_from_wire,
     results_to_wire,
@@ -40,6 +41,8 @@ pub(super) struct Record {
     pub(super) body: Body,
     pub(super) predecessor: Option<Place>,
     pub(super) written_at: Timestamp,
+    /// What a later version wrote beside.
+    pub(super) unknown: Option<Arc<Unknown>>,
 }
 
 /// Octets that are no record, or one that demands what this version doesn't know.
@@ -73,7 +76,7 @@ impl Record {
             redelivered: false,
         };
         let written_at = message.accepted_at;
-        Self { job, reports: 0, due_at: None, hold: None, body, predecessor: None, written_at }
+        Self { job, reports: 0, due_at: None, hold: None, body, predecessor: None, written_at, unknown: None }
     }
 
     pub(super) fn encode(&self) -> Bytes {
@@ -107,13 +110,17 @@ impl Record {
             predecessor,
             written_at_ms: self.written_at.0,
         };
-        record.encode_to_vec().into()
+        let octets = record.encode_to_vec();
+        match &self.unknown {
+            None => octets.into(),
+            Some(unknown) => unknown.added_to(&octets).into(),
+        }
     }
 
     /// Reads a record that was found under a subject.
     pub(super) fn decode(spot: Spot, payload: Bytes) -> Result<Self, UnreadableError> {
         let wire::Job { message, state, content, chunk_octets, predecessor, written_at_ms } =
-            wire::Job::decode(payload)?;
+            wire::Job::decode(payload.clone())?;
         let message = message_from_wire(message.ok_or(UnreadableError::Lacks("a message"))?)?;
         let state = state.ok_or(UnreadableError::Lacks("a state"))?;
         let small = |number: u32| u16::try_from(number).map_err(|_| UnreadableError::Lacks("a job's number"));
@@ -151,6 +158,7 @@ impl Record {
             body,
             predecessor: predecessor.map(|wire::Place { stream, sequence }| Place { stream, sequence }),
             written_at: Timestamp(written_at_ms),
+            unknown: Unknown::of(&payload).map(Arc::new),
         })
     }
 }

@@ -34,7 +34,7 @@ impl JetStreamLease {
     /// None when the lease ran out before anybody wanted it.
     pub(super) fn begin(core: &Arc<Core>, fetched: Fetched) -> Option<Self> {
         let Fetched { record, spot, place, ack, fetched_at: _, fetched_ms, epoch } = fetched;
-        if epoch != core.link.epoch() || core.link.elapsed() > fetched_ms + core.lease_ms() {
+        if epoch != core.link.epoch() || core.link.elapsed() > fetched_ms + core.peers.shortest_lease_ms() {
             return None;
         }
         let held = Arc::new(Held {
@@ -71,7 +71,7 @@ impl JetStreamLease {
 
     /// Milliseconds until the lease ends; none when it has.
     fn left_ms(&self) -> Option<u64> {
-        let ends = self.held.touched.load(Ordering::SeqCst) + self.core.lease_ms();
+        let ends = self.held.touched.load(Ordering::SeqCst) + self.core.peers.shortest_lease_ms();
         ends.checked_sub(self.core.link.elapsed()).filter(|left| *left > 0)
     }
 
@@ -96,7 +96,7 @@ impl JetStreamLease {
 
     /// When a parked lease becomes due if nobody renews it: not before somebody else would get it.
     fn parked_until(&self) -> Timestamp {
-        self.core.now().plus_millis(2 * self.core.lease_ms())
+        self.core.now().plus_millis(2 * self.core.peers.longest_lease_ms())
     }
 
     /// Whether the record of the lease is gone, as the leader knows it.

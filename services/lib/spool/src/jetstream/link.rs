@@ -11,7 +11,7 @@ use super::OpenError;
 use super::settings::{Connection, Settings};
 
 /// Within it a server that was started anew may hand out jobs again as if for the first time.
-const SUSPECT_LEASES: u32 = 2;
+const SUSPECT_LEASES: u64 = 2;
 
 /// What is known of the connection.
 pub(super) struct Link {
@@ -28,12 +28,10 @@ pub(super) struct Link {
     client: OnceLock<Client>,
     /// The server that is known to be there.
     server: Mutex<String>,
-    /// So long after a restart jobs are suspect.
-    suspect: Duration,
 }
 
 impl Link {
-    fn new(lease: Duration, alone: bool) -> Arc<Self> {
+    fn new(alone: bool) -> Arc<Self> {
         Arc::new(Self {
             up: watch::Sender::new(false),
             renewed: Notify::new(),
@@ -43,7 +41,6 @@ impl Link {
             alone,
             client: OnceLock::new(),
             server: Mutex::default(),
-            suspect: SUSPECT_LEASES * lease,
         })
     }
 
@@ -91,12 +88,11 @@ impl Link {
     }
 
     /// Whether a record that the server stored at `stored_ms` (Unix time) may have been with somebody before the server, or this
-    /// process, started.
-    pub(super) fn is_suspect(&self, stored_ms: u64) -> bool {
+    /// process, started; leases last for up to `lease_ms`.
+    pub(super) fn is_suspect(&self, stored_ms: u64, lease_ms: u64) -> bool {
         self.observe();
         let restarted = self.restarted_at_ms.load(Ordering::SeqCst);
-        stored_ms <= restarted
-            && Duration::from_millis(unix_millis().saturating_sub(restarted)) < self.suspect
+        stored_ms <= restarted && unix_millis().saturating_sub(restarted) < SUSPECT_LEASES * lease_ms
     }
 
     /// Milliseconds since the store was opened, for leases.
@@ -112,7 +108,7 @@ fn unix_millis() -> u64 {
 
 /// Connects; afterwards the connection renews itself for ever.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, Arc<Link>), OpenError> {
-    let link = Link::new(settings.lease, settings.replicas == 1);
+    let link = Link::new(settings.replicas == 1);
     let told = Arc::clone(&link);
     let options = options(&settings.connection).await?.event_callback(move |event| {
         let told = Arc::clone(&told);

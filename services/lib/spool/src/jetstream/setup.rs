@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::OpenError;
 use super::names::{Kind, Lane, Names};
 use super::settings::Settings;
+use super::{OpenError, control};
 
 /// The version of records and streams that this program writes.
 const VERSION: &str = "1";
+/// Where a stream says how many lanes it was made for.
+const LANES: &str = "stagepost-lanes";
 /// Consumers made at the same time.
 const AT_ONCE: usize = 16;
 /// A publish that is repeated within it is known again by its id.
@@ -26,31 +28,46 @@ pub(super) struct Layout {
     pub(super) lanes: u16,
 }
 
+/// What to do about streams and consumers that are there, but aren't as the settings say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Differing {
+    /// A process that starts brings them up to date.
+    Update,
+    /// One that runs leaves to others what they set since.
+    Leave,
+}
+
 /// Makes what the settings ask for and gives all that exists then.
 pub(super) async fn prepare(
     client: &async_nats::Client,
     names: &Names,
     settings: &Settings,
+    differing: Differing,
 ) -> Result<Layout, OpenError> {
     let context = context(client);
     for partition in 0..settings.partitions {
         for config in streams(names, settings, partition) {
-            ensure(&context, config).await?;
+            ensure(&context, config, differing).await?;
         }
     }
-    ensure(&context, events(names, settings)).await?;
-    ensure(&context, dead(names, settings)).await?;
+    ensure(&context, events(names, settings), differing).await?;
+    ensure(&context, dead(names, settings), differing).await?;
     let layout = discover(client, names, settings).await?;
+    if differing == Differing::Update {
+        // Whoever has leases must know before they end sooner.
+        let told = control::announce(client, names, settings.lease).await;
+        told.map_err(|error| OpenError::Setup(error.to_string()))?;
+    }
     let wanted = layout
         .partitions
         .iter()
         .flat_map(|partition| Lane::all(layout.lanes).map(move |lane| (*partition, lane)));
     let made = stream::iter(wanted.collect::<Vec<_>>())
-        .map(|(partition, lane)| consumers(&context, names, settings, partition, lane))
+        .map(|place| consumers(&context, names, settings, place, differing))
         .buffer_unordered(AT_ONCE);
     made.try_collect::<Vec<()>>().await?;
     for partition in &layout.partitions {
-        counters(&context, names, settings, *partition).await?;
+        counters(&context, names, settings, *partition, differing).await?;
     }
     Ok(layout)
 }
@@ -67,7 +84,7 @@ pub(super) async fn discover(
     while let Some(info) = streams.try_next().await.map_err(|error| OpenError::Setup(error.to_string()))? {
         let Some(partition) = names.partition_of(&info.config.name) else { continue };
         layout.partitions.insert(partition);
-        let lanes = info.config.metadata.get("stagepost-lanes").and_then(|text| text.parse().ok());
+        let lanes = info.config.metadata.get(LANES).and_then(|text| text.parse().ok());
         layout.lanes = layout.lanes.max(lanes.unwrap_or_default());
     }
     Ok(layout)
@@ -98,7 +115,7 @@ fn streams(names: &Names, settings: &Settings, partition: u16) -> [Config; 3] {
         allow_atomic_publish: true,
         metadata: [
             ("stagepost-version".to_owned(), VERSION.to_owned()),
-            ("stagepost-lanes".to_owned(), settings.lanes.to_string()),
+            (LANES.to_owned(), settings.lanes.to_string()),
         ]
         .into(),
         ..Config::default()
@@ -162,7 +179,7 @@ fn dead(names: &Names, settings: &Settings) -> Config {
 }
 
 /// Makes the stream, or updates it: what another version or another setting added to it stays.
-async fn ensure(context: &Context, wanted: Config) -> Result<(), OpenError> {
+async fn ensure(context: &Context, wanted: Config, differing: Differing) -> Result<(), OpenError> {
     let failed = |error: &dyn std::fmt::Display| OpenError::Stream {
         stream: wanted.name.clone(),
         cause: error.to_string(),
@@ -170,6 +187,9 @@ async fn ensure(context: &Context, wanted: Config) -> Result<(), OpenError> {
     let Ok(existing) = context.get_stream(&wanted.name).await else {
         return context.create_stream(&wanted).await.map(drop).map_err(|error| failed(&error));
     };
+    if differing == Differing::Leave {
+        return Ok(());
+    }
     let found = &existing.cached_info().config;
     let mut config = Config {
         num_replicas: wanted.num_replicas,
@@ -177,10 +197,10 @@ async fn ensure(context: &Context, wanted: Config) -> Result<(), OpenError> {
         max_age: wanted.max_age,
         ..found.clone()
     };
-    let lanes =
-        |config: &Config| config.metadata.get("stagepost-lanes").and_then(|text| text.parse::<u16>().ok());
+    let lanes = |config: &Config| config.metadata.get(LANES).and_then(|text| text.parse::<u16>().ok());
     if lanes(&wanted) > lanes(found) {
-        config.metadata.extend(wanted.metadata.clone());
+        let lanes = wanted.metadata.get(LANES).cloned().unwrap_or_default();
+        config.metadata.insert(LANES.to_owned(), lanes);
     }
     for subject in &wanted.subjects {
         if !config.subjects.contains(subject) {
@@ -209,6 +229,7 @@ async fn counters(
     names: &Names,
     settings: &Settings,
     partition: u16,
+    differing: Differing,
 ) -> Result<(), OpenError> {
     for kind in [Kind::Sched, Kind::Held] {
         let config = pull::Config {
@@ -216,7 +237,7 @@ async fn counters(
             filter_subject: names.all(kind, partition),
             ..consumer(settings)
         };
-        make(context, names.retry(partition), config).await?;
+        make(context, names.retry(partition), config, differing).await?;
     }
     Ok(())
 }
@@ -233,19 +254,47 @@ fn consumer(settings: &Settings) -> pull::Config {
     }
 }
 
-/// Makes a consumer, or updates the one of this name.
-async fn make(context: &Context, stream: String, config: pull::Config) -> Result<(), OpenError> {
-    let name = config.durable_name.clone().unwrap_or_default();
-    let made = context.create_consumer_on_stream(config, &stream).await;
-    made.map(drop).map_err(|error| OpenError::Consumer { stream, name, cause: error.to_string() })
+/// Makes a consumer, or updates the one of this name where it must be otherwise: what another version or an administrator set
+/// beside stays. It is never made anew, since all that is leased would be handed out again.
+async fn make(
+    context: &Context,
+    stream: String,
+    wanted: pull::Config,
+    differing: Differing,
+) -> Result<(), OpenError> {
+    let name = wanted.durable_name.clone().unwrap_or_default();
+    let made = match context.get_consumer_from_stream::<consumer::Config, _, _>(&name, &stream).await {
+        Err(_) => context.create_consumer_on_stream(wanted, &stream).await.map(drop).map_err(as_text),
+        Ok(_) if differing == Differing::Leave => return Ok(()),
+        Ok(existing) => {
+            let found = &existing.cached_info().config;
+            let config = consumer::Config {
+                ack_wait: wanted.ack_wait,
+                // In its stead.
+                backoff: wanted.backoff,
+                max_deliver: wanted.max_deliver,
+                num_replicas: wanted.num_replicas,
+                ..found.clone()
+            };
+            if config == *found {
+                return Ok(());
+            }
+            context.update_consumer_on_stream(config, &stream).await.map(drop).map_err(as_text)
+        }
+    };
+    made.map_err(|cause| OpenError::Consumer { stream, name, cause })
+}
+
+fn as_text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 async fn consumers(
     context: &Context,
     names: &Names,
     settings: &Settings,
-    partition: u16,
-    lane: Lane,
+    (partition, lane): (u16, Lane),
+    differing: Differing,
 ) -> Result<(), OpenError> {
     for kind in [Kind::Mail, Kind::Due] {
         let config = pull::Config {
@@ -253,7 +302,7 @@ async fn consumers(
             filter_subject: names.lane(kind, partition, lane),
             ..consumer(settings)
         };
-        make(context, names.stream(kind, partition), config).await?;
+        make(context, names.stream(kind, partition), config, differing).await?;
     }
     Ok(())
 }

@@ -59,7 +59,8 @@ impl JetStreamLease {
             redelivered: false,
             ..self.record.job.clone()
         };
-        let record = Record { job, reports: 0, ..self.successor(None, None) };
+        let unknown = self.record.unknown.as_ref().map(|unknown| Arc::new(unknown.for_report()));
+        let record = Record { job, reports: 0, unknown, ..self.successor(None, None) };
         let spot = Spot { kind: Kind::Due, job: id, ..self.spot };
         Some(self.core.outgoing(spot, &record).after(0))
     }
