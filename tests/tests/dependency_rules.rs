@@ -27,7 +27,6 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "smtp", "spool",
         ],
     ),
-    ("operator", &["limits", "proto", "runtime", "smtp"]),
     ("tests", &["limits"]),
 ];
 

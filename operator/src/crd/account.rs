@@ -102,7 +102,7 @@ impl Plan {
 pub struct Quotas {
     /// Recipients a UTC day. Without it the plan's quota holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000_000))]
+    #[schemars(range(min = 0, max = 1_000_000_000), extend("format" = "int64"))]
     pub recipients_per_day: Option<u64>,
 }
 
@@ -134,8 +134,10 @@ pub struct AccountStatus {
 pub struct Usage {
     /// SendingDomain objects that name it.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub domains: u32,
     /// SmtpCredential objects that name it.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub credentials: u32,
 }

@@ -60,7 +60,7 @@ pub struct SmtpCredentialSpec {
     pub secret_name: Option<String>,
     /// For how many minutes after a rotation the password before is taken too, so that applications can pick up the new one.
     #[serde(default = "grace_minutes")]
-    #[schemars(range(min = 0, max = 10_080))]
+    #[schemars(range(min = 0, max = 10_080), extend("format" = "int32"))]
     pub rotation_grace_minutes: u32,
 }
 

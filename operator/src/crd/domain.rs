@@ -109,7 +109,7 @@ pub struct Dkim {
     pub existing_secret: Option<ExistingSecret>,
     /// Days after which generated keys are replaced; 0 for never.
     #[serde(default = "rotation_days")]
-    #[schemars(range(min = 0, max = 3650))]
+    #[schemars(range(min = 0, max = 3650), extend("format" = "int32"))]
     #[x_kube(validation = Rule::new("self == 0 || self >= 14").message("rotate after 14 days or more: the key before must have retired by then"))]
     pub rotation_days: u32,
     /// A zone of yours in which keys are published; the domain itself then has CNAME records into it that never change, and
@@ -232,7 +232,7 @@ pub struct Dns {
     pub txt_format: TxtFormat,
     /// TTL of published records, in seconds.
     #[serde(default = "ttl_secs")]
-    #[schemars(range(min = 30, max = 86400))]
+    #[schemars(range(min = 30, max = 86400), extend("format" = "int32"))]
     pub ttl_secs: u32,
 }
 

@@ -53,6 +53,8 @@ pub struct DnsRecord {
     pub value: String,
     /// What it is for.
     pub purpose: String,
+    /// The condition that it counts for.
+    pub condition: String,
     /// Whether the domain is Ready only with it.
     pub required: bool,
     /// What DNS says now, if anything.
@@ -60,7 +62,10 @@ pub struct DnsRecord {
     pub observed: Option<String>,
     /// How that compares.
     pub state: RecordState,
-    /// Since when this has been seen.
+    /// What that means, and what to do where something is wrong.
+    #[serde(default)]
+    pub message: String,
+    /// When DNS said so last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Time>,
 }
@@ -91,6 +96,12 @@ pub struct DomainKey {
     pub state: DomainKeyState,
     /// The Secret that holds it.
     pub secret_name: String,
+    /// The Secret is somebody else's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// Others may know it: it goes as soon as another signs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaked: bool,
     /// When it was decided to make it.
     pub created_at: Time,
     /// Since when its record has been seen at all of the zone's servers.

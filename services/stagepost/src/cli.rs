@@ -16,7 +16,7 @@ use crate::{dev, roles, serve};
 /// Wrong usage or configuration; nothing was started.
 const EXIT_CONFIGURATION: u8 = 2;
 /// The subcommands that take settings from a file.
-const SERVING: [&str; 4] = ["run", "ingress", "accounts", "delivery"];
+const SERVING: [&str; 5] = ["run", "ingress", "accounts", "delivery", "operator"];
 /// The work itself failed.
 const EXIT_FAILURE: u8 = 1;
 
@@ -40,6 +40,8 @@ enum Role {
     Accounts(Box<Service>),
     /// Deliver, as one process of many on NATS.
     Delivery(Box<Service>),
+    /// Look after sending domains, credentials and accounts that are Kubernetes objects.
+    Operator(Box<Service>),
     /// Print the definitions of the Kubernetes objects, as YAML for `kubectl apply --server-side -f -`.
     Crds,
     /// Ask or change a running Stagepost.
@@ -168,6 +170,7 @@ fn schema() -> Command {
         .mut_subcommand("ingress", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("accounts", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("delivery", |command| settings::with_environment(roles::with_defaults(command)))
+        .mut_subcommand("operator", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("dev", |command| settings::with_environment(dev::with_defaults(command)));
     let asks: Vec<String> =
         command.get_subcommands().map(|sub| sub.get_name().to_owned()).filter(|name| asks(name)).collect();
@@ -225,6 +228,7 @@ impl Parsed {
             Role::Ingress(service) => service.run("ingress", roles::ingress),
             Role::Accounts(service) => service.run("accounts", roles::accounts),
             Role::Delivery(service) => service.run("delivery", roles::delivery),
+            Role::Operator(service) => service.run("operator", roles::operator),
             Role::Crds => print_out(&operator::crd::yaml().map_err(|error| Failure::Work(error.into()))?),
             Role::Ask(ask) => {
                 let Some(connection) = self.connection else { return Ok(()) };
