@@ -230,16 +230,18 @@ pub(crate) fn alternating(algorithm: KeyAlgorithm) -> [String; 2] {
 
 /// Lets keys sign that no receiver can miss any more, in place of those before.
 fn activate(next: &mut Next, policy: &Policy, seen: &Seen, now: Timestamp) {
-    // Nobody can have asked for a selector that is new, but for those who were told of it early.
-    let first = !next.keys.iter().any(|key| key.state == DomainKeyState::Active);
     for index in 0..next.keys.len() {
         let key = &next.keys[index];
         let (DomainKeyState::Published, Some(published_at)) = (key.state, &key.published_at) else {
             continue;
         };
         let remembered = seen.remembered_secs.get(&key.selector).copied().unwrap_or_default();
-        let hurry =
-            first || next.keys.iter().any(|other| other.leaked && other.state == DomainKeyState::Active);
+        // Nobody can have asked for a selector that is new, so that a first key need not wait; and a leaked one must go.
+        let replaced = next
+            .keys
+            .iter()
+            .find(|other| other.algorithm == key.algorithm && other.state == DomainKeyState::Active);
+        let hurry = replaced.is_none_or(|replaced| replaced.leaked);
         let wait = if hurry && policy.source != Source::Alternating { 0 } else { remembered };
         let until = later(published_at.0, wait);
         if until > now {
