@@ -45,7 +45,6 @@ pub struct Cluster {
     api: Process,
     etcd: Process,
     folder: PathBuf,
-    address: Ipv4Addr,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -70,7 +69,7 @@ impl Cluster {
         let address = address::fresh();
         let etcd = start_etcd(&folder, address);
         let (certificate, key) = lab.authority.issue(&[&address.to_string()]).write(&folder, "api");
-        let (_, signing) = lab.authority.issue(&["service-accounts"]).write(&folder, "tokens");
+        let (verifying, signing) = lab.authority.issue(&["service-accounts"]).write(&folder, "tokens");
         let authority = folder.join("authority.pem");
         std::fs::write(&authority, lab.authority.pem()).expect("a file can be written");
         let tokens = folder.join("tokens.csv");
@@ -91,7 +90,7 @@ impl Cluster {
             .arg(format!("--token-auth-file={}", tokens.display()))
             .arg("--authorization-mode=RBAC")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", signing.display()))
+            .arg(format!("--service-account-key-file={}", verifying.display()))
             .arg(format!("--service-account-signing-key-file={}", signing.display()))
             .arg("--disable-admission-plugins=ServiceAccount")
             .arg(format!("--cert-dir={}", folder.display()))
@@ -108,7 +107,7 @@ impl Cluster {
             .arg(format!("--bind-address={address}"))
             .arg(format!("--cert-dir={}", folder.display()));
         let controllers = Process::start("kube-controller-manager", command, &folder.join("controllers.log"));
-        let mut cluster = Self { controllers, api, etcd, folder, address, _alone: alone };
+        let mut cluster = Self { controllers, api, etcd, folder, _alone: alone };
         cluster.wait_ready();
         cluster.define();
         cluster

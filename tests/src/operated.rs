@@ -36,7 +36,14 @@ impl Operated {
     pub fn start() -> Self {
         let lab = Lab::new();
         let cluster = Cluster::start(&lab);
-        let mut knot = Knot::start(&lab.subfolder("knot"), &[(ZONE, ""), ("servers.test", "")]);
+        // A policy is looked for above the domain too, up to the topmost name.
+        let zones = [
+            (ZONE, ""),
+            ("servers.test", ""),
+            ("test", ""),
+            ("2.0.192.in-addr.arpa", "1 PTR out.servers.test.\n"),
+        ];
+        let mut knot = Knot::start(&lab.subfolder("knot"), &zones);
         let address = knot.address();
         let servers = format!("ns1 A {address}\nns2 A {address}\nout A {SENDER}\nmx A 192.0.2.9\n");
         knot.serve("servers.test", &servers);
