@@ -164,6 +164,7 @@ fn work(
         failures: Failures::default(),
     });
     let nudges = Nudges {
+        whole: [accounts.whole.clone(), domains.whole.clone(), credentials.whole.clone()],
         accounts: accounts.nudge.clone(),
         domains: domains.nudge.clone(),
         credentials: credentials.nudge.clone(),
@@ -183,6 +184,8 @@ fn work(
 
 /// The ways to have an object looked at.
 struct Nudges {
+    /// Cancelled once all objects of a kind are known.
+    whole: [CancellationToken; 3],
     accounts: mpsc::UnboundedSender<ObjectRef<context::Guarded<Account>>>,
     domains: mpsc::UnboundedSender<ObjectRef<context::Guarded<SendingDomain>>>,
     credentials: mpsc::UnboundedSender<ObjectRef<context::Guarded<SmtpCredential>>>,
@@ -192,30 +195,26 @@ struct Nudges {
 /// was deleted a moment ago is taken back at once.
 async fn keep_in_step(context: &Context, nudges: Nudges, mut leaving: mpsc::UnboundedReceiver<Vec<String>>) {
     // A set that isn't whole would remove what it misses.
-    let whole = futures_util::future::join3(
-        context.accounts.wait_until_ready(),
-        context.domains.wait_until_ready(),
-        context.credentials.wait_until_ready(),
-    );
-    if let (Ok(()), Ok(()), Ok(())) = whole.await {
-        let mut pause = Duration::ZERO;
-        let mut again = 0;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {
-                    // What can't be told is looked at a few times quickly, then now and then.
-                    let whole = sync(context, &nudges).await;
-                    again = if whole { 0 } else { again + 1 };
-                    pause = if (1..=SYNC_QUICK_MAX).contains(&again) { SYNC_AGAIN } else { SYNC_EVERY };
-                    count(context);
-                }
-                gone = leaving.recv() => {
-                    let Some(origins) = gone else { return };
-                    for origin in origins {
-                        if let Err(error) = context.told.withdraw(&origin).await {
-                            tracing::warn!(%error, "accounts isn't told of a deletion; the next sync tells it");
-                            pause = SYNC_AGAIN;
-                        }
+    for whole in &nudges.whole {
+        whole.cancelled().await;
+    }
+    let mut pause = Duration::ZERO;
+    let mut again = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {
+                // What can't be told is looked at a few times quickly, then now and then.
+                let whole = sync(context, &nudges).await;
+                again = if whole { 0 } else { again + 1 };
+                pause = if (1..=SYNC_QUICK_MAX).contains(&again) { SYNC_AGAIN } else { SYNC_EVERY };
+                count(context);
+            }
+            gone = leaving.recv() => {
+                let Some(origins) = gone else { return };
+                for origin in origins {
+                    if let Err(error) = context.told.withdraw(&origin).await {
+                        tracing::warn!(%error, "accounts isn't told of a deletion; the next sync tells it");
+                        pause = SYNC_AGAIN;
                     }
                 }
             }

@@ -51,6 +51,9 @@ pub(crate) trait Managed:
 pub(crate) struct Kind<K: Managed> {
     pub(crate) store: Store<Guarded<K>>,
     pub(crate) nudge: mpsc::UnboundedSender<ObjectRef<Guarded<K>>>,
+    /// Cancelled once all objects are in the store. (The store's own way to wait for that wakes one who waits, and that is
+    /// the controller.)
+    pub(crate) whole: CancellationToken,
     nudged: mpsc::UnboundedReceiver<ObjectRef<Guarded<K>>>,
     writer: Writer<Guarded<K>>,
 }
@@ -59,7 +62,7 @@ impl<K: Managed> Kind<K> {
     pub(crate) fn new() -> Self {
         let (store, writer) = reflector::store();
         let (nudge, nudged) = mpsc::unbounded_channel();
-        Self { store, nudge, nudged, writer }
+        Self { store, nudge, whole: CancellationToken::new(), nudged, writer }
     }
 
     /// Looks after all objects of the kind until `end`; those being worked on are finished.
@@ -69,11 +72,11 @@ impl<K: Managed> Kind<K> {
         left: mpsc::UnboundedSender<Vec<String>>,
         end: CancellationToken,
     ) {
-        let Self { store, nudge: _, nudged, writer } = self;
+        let Self { store, nudge: _, whole, nudged, writer } = self;
         let settings = &context.settings;
         let config = Config::default().concurrency(settings.concurrency);
         let objects: Api<Guarded<K>> = scoped(&context.client, settings.namespace.as_deref());
-        let stream = watched(objects, writer, left);
+        let stream = watched(objects, writer, left, whole);
         let secrets: Api<PartialObjectMeta<Secret>> = scoped(&context.client, settings.namespace.as_deref());
         let label = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
         let made = watcher(secrets, watching().labels(&label))
@@ -110,6 +113,7 @@ fn watched<K: Managed>(
     api: Api<Guarded<K>>,
     writer: Writer<Guarded<K>>,
     left: mpsc::UnboundedSender<Vec<String>>,
+    whole: CancellationToken,
 ) -> impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send {
     watcher(api, watching())
         .default_backoff()
@@ -123,6 +127,11 @@ fn watched<K: Managed>(
             }
         })
         .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(Event::InitDone)) {
+                whole.cancel();
+            }
+        })
         .touched_objects()
 }
 

@@ -119,7 +119,8 @@ fn leaked_keys_are_replaced(site: &mut Operated, mx: &tests::mx::Mx, old: &[Stri
 fn nothing_is_left(site: &Operated) {
     let name = site.secret("shop", "app").unwrap();
     site.cluster.kubectl(&["delete", "namespace", "shop", "--timeout=120s"]);
-    let left = || [site.ask(&["domain", "list"]), site.ask(&["account", "list"])].map(|list| list.to_string());
+    let left =
+        || [site.ask(&["domain", "list"]), site.ask(&["account", "list"])].map(|list| list.to_string());
     let end = Instant::now() + SETTLED;
     while left().iter().any(|list| list != "[]") {
         assert!(Instant::now() < end, "accounts still has {:?}", left());
