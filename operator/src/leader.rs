@@ -86,17 +86,15 @@ impl Election {
 
     /// Waits until the Lease is ours; false when `shutdown` comes first.
     pub(crate) async fn win(&mut self, shutdown: &CancellationToken) -> bool {
-        loop {
+        while !shutdown.is_cancelled() {
             match self.attempt().await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(error = %error, "can't ask for the Lease"),
             }
-            let pause = shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
-            if pause.is_none() {
-                return false;
-            }
+            shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
         }
+        false
     }
 
     /// Renews until that fails for too long, the Lease is another's, or `end`.

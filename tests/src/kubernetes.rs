@@ -41,9 +41,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// A running API; dropped, it ends.
 pub struct Cluster {
     // In the order in which they end.
-    controllers: Process,
+    _controllers: Process,
     api: Process,
-    etcd: Process,
+    _etcd: Process,
     folder: PathBuf,
     _alone: MutexGuard<'static, ()>,
 }
@@ -97,6 +97,9 @@ impl Cluster {
             // Two cores shared with all else: what waits isn't turned away.
             .arg("--enable-priority-and-fairness=false");
         let api = Process::start("kube-apiserver", command, &folder.join("api.log"));
+        let (mut etcd, mut api) = (etcd, api);
+        wait_ready(&folder, &mut [&mut etcd, &mut api]);
+        // They give up when there is no API for ten seconds.
         let mut command = Command::new(built("kube-controller-manager"));
         command
             .arg(format!("--kubeconfig={}", folder.join("kubeconfig").display()))
@@ -107,23 +110,9 @@ impl Cluster {
             .arg(format!("--bind-address={address}"))
             .arg(format!("--cert-dir={}", folder.display()));
         let controllers = Process::start("kube-controller-manager", command, &folder.join("controllers.log"));
-        let mut cluster = Self { controllers, api, etcd, folder, _alone: alone };
-        cluster.wait_ready();
+        let cluster = Self { _controllers: controllers, api, _etcd: etcd, folder, _alone: alone };
         cluster.define();
         cluster
-    }
-
-    fn wait_ready(&mut self) {
-        until("the API is ready", READY, || {
-            for process in [&mut self.etcd, &mut self.api, &mut self.controllers] {
-                if let Some(status) = process.ended() {
-                    panic!("a part of Kubernetes ended ({status}):\n{}", process.log());
-                }
-            }
-            let asked = self.try_kubectl(&["get", "--raw", "/readyz"], "");
-            let made = || self.try_kubectl(&["get", "namespace", "default"], "");
-            asked.and_then(|_| made()).ok()
-        });
     }
 
     /// Defines Stagepost's objects, as the program prints them.
@@ -162,14 +151,7 @@ impl Cluster {
 
     /// [`Cluster::kubectl`] with standard input, or what it says of its failure.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut command = Command::new(built("kubectl"));
-        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
-        command.env("HOME", &self.folder);
-        let output = run(command, input.as_bytes());
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        kubectl(&self.folder, arguments, input)
     }
 
     /// Applies YAML, or says why it isn't taken.
@@ -280,6 +262,29 @@ impl Operator {
             answer.body.contains("stagepost_operator_leading 1\n").then_some(())
         });
     }
+}
+
+fn wait_ready(folder: &Path, parts: &mut [&mut Process]) {
+    until("the API is ready", READY, || {
+        for process in &mut *parts {
+            if let Some(status) = process.ended() {
+                panic!("a part of Kubernetes ended ({status}):\n{}", process.log());
+            }
+        }
+        let ready = kubectl(folder, &["get", "--raw", "/readyz"], "");
+        ready.and_then(|_| kubectl(folder, &["get", "namespace", "default"], "")).ok()
+    });
+}
+
+fn kubectl(folder: &Path, arguments: &[&str], input: &str) -> Result<String, String> {
+    let mut command = Command::new(built("kubectl"));
+    command.arg("--kubeconfig").arg(folder.join("kubeconfig")).args(arguments);
+    command.env("HOME", folder);
+    let output = run(command, input.as_bytes());
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn start_etcd(folder: &Path, address: Ipv4Addr) -> Process {
