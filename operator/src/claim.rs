@@ -61,7 +61,7 @@ mod tests {
             assert_eq!(rival(loser, &all).unwrap().namespace, "a");
         }
         let mut leaving = first.clone();
-        leaving.metadata.deletion_timestamp = first.metadata.creation_timestamp.clone();
+        leaving.metadata.deletion_timestamp = first.metadata.creation_timestamp;
         let all = [second.clone(), twin.clone(), leaving];
         assert_eq!(rival(&twin, &all), None);
         assert_eq!(rival(&second, &all).unwrap().namespace, "c");

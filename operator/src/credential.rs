@@ -176,7 +176,8 @@ async fn logins(credential: &SmtpCredential, context: &Context) -> Result<Result
     let previous_name = format!("{name}-previous");
     let api = context.secrets(&credential.namespace().unwrap_or_default());
     let (held, previous) = tokio::try_join!(api.get_opt(&name), api.get_opt(&previous_name))?;
-    for secret in [&held, &previous].into_iter().flatten().filter(|secret| !secrets::is_of(secret, &uid)) {
+    let anothers = |secret: &&Secret| !secrets::is_of(secret, &uid);
+    if let Some(secret) = held.as_ref().filter(anothers).or(previous.as_ref().filter(anothers)) {
         let text = format!(
             "the Secret {} is somebody else's: delete it, or set spec.secretName of a new SmtpCredential",
             secret.name_any()
