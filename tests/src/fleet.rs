@@ -18,12 +18,12 @@ use serde_json::Value;
 use self::settings::Settings;
 use crate::address::{self, SUBMISSION_PORT, SUBMISSIONS_PORT};
 use crate::deadline::{SOON, until, until_true};
+use crate::fault::SmallDisk;
 use crate::http;
 use crate::lab::Lab;
 use crate::nats::Nats;
 use crate::process::{Process, run};
 use crate::redis::{Kind, Memory, RedisServer};
-use crate::small_disk::SmallDisk;
 use crate::smtp::Client;
 use crate::stagepost::{HOST, PASSWORD, USER, program};
 
@@ -395,13 +395,16 @@ impl Fleet {
         lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
-    /// A client of an ingress, logged in as [`USER`].
+    /// A client of an ingress, logged in as [`USER`]. A password takes its time to be compared the first time, so that on a busy
+    /// machine the first logins may be put off.
     pub fn login(&self, place: usize) -> Client {
-        let mut client = Client::connect(self.submission(place));
-        client.start_tls(&self.tls, HOST);
-        let reply = client.auth_plain(USER, PASSWORD);
-        assert_eq!(reply.code, 235, "{reply:?}");
-        client
+        until("a login", 2 * SOON, || {
+            let mut client = Client::connect(self.submission(place));
+            client.start_tls(&self.tls, HOST);
+            let reply = client.auth_plain(USER, PASSWORD);
+            assert!([235, 454].contains(&reply.code), "{reply:?}");
+            (reply.code == 235).then_some(client)
+        })
     }
 
     /// Waits until an ingress says in its HTTP answers that it is ready, or not.

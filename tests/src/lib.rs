@@ -69,7 +69,6 @@ pub mod probe;
 pub mod process;
 pub mod redis;
 pub mod report;
-pub mod small_disk;
 pub mod smtp;
 pub mod stagepost;
 pub mod submitters;

@@ -11,9 +11,9 @@ use rustix::process::Signal;
 
 use crate::address;
 use crate::deadline::until_true;
+use crate::fault::SmallDisk;
 use crate::http;
 use crate::process::Process;
-use crate::small_disk::SmallDisk;
 
 /// Where clients connect.
 pub const CLIENT_PORT: u16 = 4222;
@@ -95,6 +95,20 @@ impl Nats {
     /// The process of a server that runs.
     pub fn process(&self, place: usize) -> &Process {
         self.nodes[place].process.as_ref().expect("the server runs")
+    }
+
+    /// The lines that the servers have logged, over all their lives.
+    ///
+    /// # Panics
+    /// When a log can't be read.
+    pub fn logs(&self) -> impl Iterator<Item = String> {
+        let log = |node: &Node| std::fs::read_to_string(node.folder.join("log")).expect("a log can be read");
+        let lines: Vec<String> = self
+            .nodes
+            .iter()
+            .flat_map(|node| log(node).lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        lines.into_iter()
     }
 
     /// kill -9 of one server.

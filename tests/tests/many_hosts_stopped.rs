@@ -202,6 +202,8 @@ fn clients_of_an_ingress_that_ends_in_the_middle_are_served_or_told() {
         .set("ingress.linger_secs", i64::try_from(LINGER.as_secs()).unwrap())
         .set("ingress.drain_secs", i64::try_from(DRAIN.as_secs()).unwrap())
         .start();
+    // From here on the password is known, and compared at once.
+    drop(fleet.login(0));
     let (seen, spread, tls) = (Seen::default(), Spread::new(&fleet), Arc::clone(fleet.tls()));
     std::thread::scope(|scope| {
         scope.spawn(|| spread.look());

@@ -23,7 +23,7 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn new(job: &Job) -> Self {
-        Self { bare: Bare::new(job), attempt: job.attempts + 1 }
+        Self { bare: Bare::new(job), attempt: job.attempt() }
     }
 
     /// What the attempt brought for one recipient. `retry_at` counts where it is tried again.

@@ -83,7 +83,7 @@ fn log(report: &AttemptReport<'_>, first: &RecipientResult, recipients: usize) {
         enhanced_code = %first.status,
         host = report.host,
         tls = report.tls,
-        attempt = job.attempts + 1,
+        attempt = job.attempt(),
         millis = u64::try_from(report.total.as_millis()).unwrap_or(u64::MAX),
         reason = (!went_well).then_some(&*first.reason),
         trace_id = trace_id().map(tracing::field::display),

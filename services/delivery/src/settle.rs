@@ -81,7 +81,7 @@ pub(crate) async fn finish<S: Spool, L: Limits>(
     observe(context, &work, &outcome);
     let mut earlier = std::mem::take(&mut work.deferred);
     expire(context, &work, earlier.iter_mut().map(|earlier| &mut earlier.result));
-    let attempts = work.job().attempts + 1;
+    let attempts = work.job().attempt();
     let wait =
         context.sites.schedule(outcome.hop.site.as_deref()).wait_millis(attempts, runtime::random_u32());
     let at = now().plus_millis(wait).min(work.job().message.expires_at);

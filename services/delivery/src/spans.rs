@@ -56,7 +56,7 @@ fn delivery(job: &Job, recipients: &[Recipient], addresses: TraceAddresses) -> S
         mail.queue_id = %message.queue_id,
         mail.job = %job.id,
         mail.account = %message.account,
-        mail.attempt = job.attempts + 1,
+        mail.attempt = job.attempt(),
         mail.sender.domain = message.reverse_path.mailbox().map(|address| display(address.host())),
         mail.recipient.domain = job.destination().map(display),
         mail.recipients = recipients.len(),

@@ -100,6 +100,10 @@ struct Redis {
     /// Processes of this role, as long as Redis hasn't told how many there are: while it is away, each keeps to its share.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     redis_pods: u32,
+    /// How long a connection counts towards its site's limit when its process is lost. After Redis was started, or forgot what it
+    /// knew, no connection is opened for as long. All processes must have the same.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(3..=600))]
+    redis_lease_secs: u64,
 }
 
 /// The schema with the defaults of roles. What a role doesn't read isn't in its help; in the file and the environment, which

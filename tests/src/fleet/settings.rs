@@ -31,6 +31,8 @@ pub(super) fn usual(lab: &Lab, folder: &Path, nats: &Nats, redis: &RedisServer) 
         ("nats.lanes", 4.into()),
         ("nats.lease_secs", 30.into()),
         ("redis.url", redis.url().into()),
+        // So long no connection is opened after Redis was started.
+        ("redis.lease_secs", 5.into()),
         ("delivery.port", i64::from(MX_PORT).into()),
         ("delivery.resolvers", vec![lab.dns.address().to_string()].into()),
         ("delivery.allowed_networks", vec!["127.0.0.0/8".to_owned()].into()),

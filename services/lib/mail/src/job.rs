@@ -169,6 +169,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// The number of the attempt that is made or comes next, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempts.saturating_add(1)
+    }
+
     /// The host that all recipients of the job share; for a report, that of the reverse-path, if there is
     /// one.
     pub fn destination(&self) -> Option<&Host> {

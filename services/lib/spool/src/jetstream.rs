@@ -151,6 +151,8 @@ struct Core {
     api: Api,
     names: Names,
     settings: Settings,
+    /// Octets of a stream of mail or content at most, -1 for any number.
+    bound: i64,
     clock: Clock,
     link: Arc<Link>,
     space: Space,
@@ -216,10 +218,7 @@ impl Core {
         }
         let target = self.names.subject(Spot { kind: Kind::Due, ..spot });
         let at = self.server_time(record.due_at.unwrap_or(Timestamp(0)));
-        outgoing
-            .with("Nats-Schedule", &format!("@at {at}"))
-            .with("Nats-Schedule-Target", &target)
-            .with("Nats-Schedule-Rollup", "sub")
+        outgoing.with("Nats-Schedule", &format!("@at {at}")).with("Nats-Schedule-Target", &target)
     }
 
     /// The partitions and lanes that are served.
@@ -256,7 +255,8 @@ impl JetStream {
         let (client, link) = link::connect(&settings).await?;
         let octets_max = durability::check(&client, &settings).await?;
         let names = Names::new(&settings.instance);
-        let layout = setup::prepare(&client, &names, &settings, Differing::Update).await?;
+        let bound = setup::bound(&settings, octets_max);
+        let layout = setup::prepare(&client, &names, &settings, bound, Differing::Update).await?;
         let (later, to_do) = mpsc::unbounded_channel();
         let core = Arc::new(Core {
             api: Api::new(client),
@@ -278,6 +278,7 @@ impl JetStream {
             news: Notify::new(),
             later,
             closed: AtomicBool::new(false),
+            bound,
             settings,
         });
         if let Some(octets) = octets_max {

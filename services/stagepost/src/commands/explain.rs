@@ -193,7 +193,7 @@ fn standing(job: &QueuedJob) -> String {
             )
         }
         "held" => format!("held until released (stagepost queue retry {}){because}", job.job_id),
-        "leased" => format!("being worked on, attempt {}", job.attempts + 1),
+        "leased" => format!("being worked on, attempt {}", job.attempts.saturating_add(1)),
         "ready" => format!("ready, waiting for its turn{because}"),
         other => format!("{other}{because}"),
     }

@@ -102,7 +102,7 @@ pub(super) async fn counters(
     group: &str,
     registry: &mut Registry,
 ) -> Result<Arc<Counters>, Failure> {
-    let super::Redis { redis_url, redis_ca, redis_pods } = settings;
+    let super::Redis { redis_url, redis_ca, redis_pods, redis_lease_secs } = settings;
     let Some(url) = redis_url else {
         tracing::warn!(
             "there is no --redis-url: limits, quotas and failed logins are counted by each process for itself"
@@ -121,6 +121,7 @@ pub(super) async fn counters(
     instance.clone_into(&mut settings.instance);
     group.clone_into(&mut settings.group);
     settings.pods = *redis_pods;
+    settings.lease = Duration::from_secs(*redis_lease_secs);
     let counters = Arc::new(Counters::Redis(Redis::connect(settings).await.map_err(wrong)?));
     show(registry, &counters);
     Ok(counters)

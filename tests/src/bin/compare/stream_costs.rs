@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use ::tests::nats::Nats;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tests::nats::Nats;
 
 use crate::measure::rounded;
 

@@ -175,11 +175,13 @@ impl Api {
     ) -> Result<Acknowledged, ApiError> {
         let Outgoing { subject, headers, payload } = outgoing;
         let request = Request::new().headers(headers).payload(payload);
+        let told = subject.clone();
         let answer = self.ask(subject, request, patience).await?;
         let answer = checked(&answer.payload)?;
         let sequence = answer["seq"].as_u64();
         let sequence =
             sequence.ok_or_else(|| ApiError::Unanswered("an answer without a sequence".to_owned()))?;
+        tracing::debug!(subject = told, sequence, "a record is stored");
         Ok(Acknowledged { sequence, known: answer["duplicate"].as_bool().unwrap_or_default() })
     }
 
@@ -308,6 +310,7 @@ impl Api {
 
     /// Deletes a record without erasing its octets on disk; false when it wasn't there.
     pub(super) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, ApiError> {
+        tracing::debug!(stream, sequence, "deletes a record");
         let body = json!({ "seq": sequence, "no_erase": true });
         match self.call(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {
             Ok(_) => Ok(true),

@@ -1,6 +1,10 @@
 //! Fetching jobs: one task pulls from the consumers of all lanes, looks twice at what may have been with somebody before, and
 //! makes the rest ready.
 
+mod arrival;
+mod second_look;
+mod source;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -8,21 +12,19 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Message, StatusCode, SubscribeError, Subscriber};
 use futures_util::StreamExt as _;
-use mail::JobId;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::api::ApiError;
-use super::dead::{self, Strays, Unreadable};
-use super::job::{Place, Record};
-use super::names::{Kind, Lane, Names, Spot};
+use self::arrival::{Arrival, Delivered, delivered, read};
+use self::second_look::look_twice;
+use self::source::{Source, WINDOW_MAX};
+use super::dead::{self, Strays};
+use super::job::Record;
+use super::names::{Kind, Lane, Names};
 use super::ready::Fetched;
 use super::setup::{self, Differing, Layout};
 use super::{Core, Later};
 
-/// Jobs asked for at a time of a lane that had few, and of one that had many.
-const WINDOW_MIN: u32 = 16;
-const WINDOW_MAX: u32 = 128;
 /// Octets of jobs asked for at a time.
 const OCTETS_MAX: u32 = 4 << 20;
 /// Jobs that may be ready before no more are asked for.
@@ -36,24 +38,6 @@ const EXPIRES: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_secs(1);
 /// How often new partitions and lanes are looked for, which other processes tell of as well, and records that no lane takes.
 const DISCOVER: Duration = Duration::from_secs(10);
-
-/// One lane's jobs of a kind in a partition.
-struct Source {
-    kind: Kind,
-    partition: u16,
-    lane: Lane,
-    /// Where jobs are asked for.
-    subject: String,
-    window: u32,
-    /// Jobs that are still to come.
-    outstanding: u32,
-    asked_at: Option<Instant>,
-    /// Which request is the latest; answers to earlier ones don't count.
-    turn: u64,
-    /// Not before this instant, after an error.
-    not_before: Option<Instant>,
-    primed: bool,
-}
 
 struct Fetcher {
     core: Arc<Core>,
@@ -295,7 +279,7 @@ impl Fetcher {
             let (client, names, settings) = (core.api.client(), &core.names, &core.settings);
             let mut found = setup::discover(client, names, settings).await;
             if missing || dead::is_missing(&core).await || found.as_ref().is_ok_and(|found| *found != known) {
-                found = setup::prepare(client, names, settings, Differing::Leave).await;
+                found = setup::prepare(client, names, settings, core.bound, Differing::Leave).await;
             }
             let found = match found {
                 Ok(found) => found,
@@ -312,160 +296,15 @@ impl Fetcher {
     }
 }
 
-impl Source {
-    fn new(names: &Names, kind: Kind, partition: u16, lane: Lane) -> Self {
-        let (stream, consumer) = (names.stream(kind, partition), Names::consumer(kind, lane));
-        Self {
-            kind,
-            partition,
-            lane,
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
-            window: WINDOW_MIN,
-            outstanding: 0,
-            asked_at: None,
-            turn: 0,
-            not_before: None,
-            primed: false,
-        }
-    }
-
-    /// The latest request has ended.
-    fn end(&mut self, status: StatusCode) {
-        self.asked_at = None;
-        self.primed = true;
-        self.window = (self.window / 2).max(WINDOW_MIN);
-        let calm = status == StatusCode::NOT_FOUND || status == StatusCode::TIMEOUT;
-        // Room in a request that is too small for the next job is no error, but all else is.
-        let full = status == StatusCode::REQUEST_TERMINATED && self.outstanding < self.window;
-        self.not_before = (!calm && !full).then(|| Instant::now() + TICK);
-    }
-}
-
 fn answered(subject: &str) -> Option<(usize, u64)> {
     let mut tokens = subject.rsplit('.');
     let turn = tokens.next()?.parse().ok()?;
     Some((tokens.next()?.parse().ok()?, turn))
 }
 
-struct Arrival {
-    fetched: Fetched,
-    /// Whether it may have been with somebody before.
-    suspect: bool,
-}
-
-/// What JetStream says of a message in its reply subject (ADR-15).
-#[derive(Debug, PartialEq, Eq)]
-struct Delivered {
-    stream: String,
-    consumer: String,
-    times: u64,
-    sequence: u64,
-    stored_ms: u64,
-}
-
-fn delivered(reply: &str) -> Option<Delivered> {
-    let tokens: Vec<&str> = reply.split('.').collect();
-    // Since 2.11 a domain and an account may stand before the stream.
-    let rest = match tokens.len() {
-        9 => &tokens[2..],
-        11.. => &tokens[4..],
-        _ => return None,
-    };
-    let number = |place: usize| rest.get(place).and_then(|text| text.parse::<u64>().ok());
-    Some(Delivered {
-        stream: (*rest.first()?).to_owned(),
-        consumer: (*rest.get(1)?).to_owned(),
-        times: number(2)?,
-        sequence: number(3)?,
-        stored_ms: number(5)? / 1_000_000,
-    })
-}
-
-/// The job of a message; what can't be read is buried.
-fn read(core: &Arc<Core>, message: Message, ack: String, delivered: Delivered) -> Option<Arrival> {
-    let Delivered { stream, consumer: _, times, sequence, stored_ms } = delivered;
-    let place = Place { stream, sequence };
-    let subject = message.subject.to_string();
-    let suspect = times > 1 || core.link.is_suspect(stored_ms, core.peers.longest_lease_ms());
-    let spot = core.names.parse(&subject);
-    let record = match spot {
-        Some(spot) => Record::decode(spot, message.payload.clone())
-            .map(|record| (record, spot))
-            .map_err(|error| error.to_string()),
-        None => Err(format!("no job has the subject {subject}")),
-    };
-    let (mut record, spot) = match record {
-        Ok(read) => read,
-        Err(cause) => {
-            let payload = message.payload;
-            let unreadable = Unreadable { place, subject, spot, payload, cause, suspect };
-            core.later(Later::Bury(Box::new(unreadable)));
-            return None;
-        }
-    };
-    record.job.redelivered = suspect;
-    let (fetched_at, fetched_ms, epoch) = (Instant::now(), core.link.elapsed(), core.link.epoch());
-    Some(Arrival { fetched: Fetched { record, spot, place, ack, fetched_at, fetched_ms, epoch }, suspect })
-}
-
-/// Makes certain that the job is the latest that there is of it, and the only one; false when it isn't.
-async fn look_twice(core: &Core, fetched: &Fetched, suspect: bool, precedes: bool) -> Result<bool, ApiError> {
-    let Fetched { record, spot, place, .. } = fetched;
-    if precedes && let Some(Place { stream, sequence }) = &record.predecessor {
-        core.api.delete(stream, *sequence).await?;
-    }
-    if !suspect {
-        return Ok(true);
-    }
-    let retry = core.names.retry(spot.partition);
-    let latest = core.api.last(&retry, &core.names.of_job(spot.partition, record.job.id)).await?;
-    let is_successor = |sequence: u64| spot.kind == Kind::Mail || sequence > place.sequence;
-    let mut settled =
-        latest.is_some_and(|stored| stored.sequence != place.sequence && is_successor(stored.sequence));
-    if !settled && record.job.id.report.is_none() {
-        settled = reported(core, &retry, fetched).await?;
-    }
-    if settled {
-        tracing::info!(job = %record.job.id, "a job was settled before and comes again; its rest is removed");
-        core.api.delete(&place.stream, place.sequence).await?;
-    }
-    Ok(!settled)
-}
-
-/// Whether the settlement that this job lacks has made its report already.
-async fn reported(core: &Core, retry: &str, fetched: &Fetched) -> Result<bool, ApiError> {
-    let Fetched { record, spot, place, .. } = fetched;
-    let id = JobId { report: Some(record.reports + 1), ..record.job.id };
-    let Some(stored) = core.api.last(retry, &core.names.of_job(spot.partition, id)).await? else {
-        return Ok(false);
-    };
-    let report = core.names.parse(&stored.subject).map(|spot: Spot| Record::decode(spot, stored.payload));
-    Ok(matches!(report, Some(Ok(report)) if report.predecessor.as_ref() == Some(place)))
-}
-
 impl Core {
     fn make_ready(&self, fetched: Fetched) {
         self.ready().push(fetched);
         self.arrived.notify_waiters();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reply_subject_tells_which_message_it_is_about() {
-        let expected = Some(Delivered {
-            stream: "S".into(),
-            consumer: "C".into(),
-            times: 2,
-            sequence: 30,
-            stored_ms: 1_700_000_000_000,
-        });
-        assert_eq!(delivered("$JS.ACK.S.C.2.30.4.1700000000000000000.5"), expected);
-        assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5"), expected);
-        assert_eq!(delivered("$JS.ACK._.hash.S.C.2.30.4.1700000000000000000.5.token"), expected);
-        assert_eq!(delivered("_INBOX.1.2"), None);
     }
 }

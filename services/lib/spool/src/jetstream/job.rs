@@ -132,6 +132,10 @@ impl Record {
         if id != spot.job {
             return Err(UnreadableError::OtherJob { found: id, expected: spot.job });
         }
+        let reports = small(state.reports)?;
+        if reports == u16::MAX {
+            return Err(UnreadableError::Lacks("a number for its next report"));
+        }
         let kind = match id.report {
             None => JobKind::Delivery { recipients: recipients_from_wire(state.recipients)? },
             Some(_) => JobKind::Report { results: results_from_wire(state.results)? },
@@ -152,7 +156,7 @@ impl Record {
         };
         Ok(Self {
             job,
-            reports: small(state.reports)?,
+            reports,
             due_at: state.due_at_ms.map(Timestamp),
             hold: state.hold,
             body,

@@ -47,7 +47,7 @@ pub struct Config {
     /// Hours that events are kept.
     #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..))]
     pub nats_events_hours_max: u64,
-    /// Octets of events that are kept, 0 for as many as come within their hours.
+    /// Octets of events that are kept, 0 for as many as come within their hours. NATS sets them aside, and must have them.
     #[arg(long, default_value_t = 1 << 30)]
     pub nats_events_bytes_max: u64,
     /// Seconds after which a job is taken from a worker that gives no sign of life.

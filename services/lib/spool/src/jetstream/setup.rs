@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::names::{Kind, Lane, Names};
@@ -37,16 +38,17 @@ pub(super) enum Differing {
     Leave,
 }
 
-/// Makes what the settings ask for and gives all that exists then.
+/// Makes what the settings ask for, each stream bounded to `most` octets, and gives all that exists then.
 pub(super) async fn prepare(
     client: &async_nats::Client,
     names: &Names,
     settings: &Settings,
+    most: i64,
     differing: Differing,
 ) -> Result<Layout, OpenError> {
     let context = context(client);
     for partition in 0..settings.partitions {
-        for config in streams(names, settings, partition) {
+        for config in streams(names, settings, most, partition) {
             ensure(&context, config, differing).await?;
         }
     }
@@ -94,12 +96,19 @@ fn context(client: &async_nats::Client) -> Context {
     jetstream::ContextBuilder::new().timeout(Duration::from_secs(20)).build(client.clone())
 }
 
-fn streams(names: &Names, settings: &Settings, partition: u16) -> [Config; 3] {
-    // A bound of last resort: partitions fill unevenly, and who accepts mail stops long before.
-    let most = match settings.octets_max {
-        0 => -1,
-        all => i64::try_from(2 * all / u64::from(settings.partitions.max(1))).unwrap_or(i64::MAX),
-    };
+/// A bound of last resort for each stream of mail and of content, -1 for none: partitions fill unevenly, and who accepts mail stops
+/// long before. NATS sets aside all that streams may take; where it keeps too little for that, `keeps`, it has a bound of its own.
+pub(super) fn bound(settings: &Settings, keeps: Option<u64>) -> i64 {
+    let partitions = u64::from(settings.partitions.max(1));
+    let most = 2 * settings.octets_max / partitions;
+    let all = (2 * partitions).saturating_mul(most).saturating_add(settings.events_octets);
+    if most == 0 || keeps.is_some_and(|keeps| all > keeps / 10 * 9) {
+        return -1;
+    }
+    i64::try_from(most).unwrap_or(-1)
+}
+
+fn streams(names: &Names, settings: &Settings, most: i64, partition: u16) -> [Config; 3] {
     let retries = Kind::RETRIES.map(|kind| names.all(kind, partition));
     let base = |name, subjects| Config {
         name,
@@ -127,9 +136,12 @@ fn streams(names: &Names, settings: &Settings, partition: u16) -> [Config; 3] {
             max_bytes: most,
             ..base(names.mail(partition), vec![names.all(Kind::Mail, partition)])
         },
-        // No limit here: with schedules a full stream would drop its oldest records and say nothing.
+        // No limit of its size: with schedules a full stream would drop its oldest records and say nothing. Of a subject there is one
+        // record, so that what becomes due twice is there once. A rollup would do the same by a purge, after which the replicas of
+        // a consumer differ about what is acknowledged, and what one of them takes to be is removed from the stream.
         Config {
             retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: 1,
             allow_rollup: true,
             allow_message_schedules: true,
             ..base(names.retry(partition), retries.to_vec())
@@ -180,9 +192,16 @@ fn dead(names: &Names, settings: &Settings) -> Config {
 
 /// Makes the stream, or updates it: what another version or another setting added to it stays.
 async fn ensure(context: &Context, wanted: Config, differing: Differing) -> Result<(), OpenError> {
-    let failed = |error: &dyn std::fmt::Display| OpenError::Stream {
+    let failed = |error: &CreateStreamError| OpenError::Stream {
         stream: wanted.name.clone(),
-        cause: error.to_string(),
+        cause: match error.kind() {
+            CreateStreamErrorKind::JetStream(cause)
+                if cause.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED =>
+            {
+                format!("{cause}: NATS sets aside what a stream may take; see --nats-events-bytes-max")
+            }
+            _ => error.to_string(),
+        },
     };
     let Ok(existing) = context.get_stream(&wanted.name).await else {
         return context.create_stream(&wanted).await.map(drop).map_err(|error| failed(&error));
@@ -193,6 +212,7 @@ async fn ensure(context: &Context, wanted: Config, differing: Differing) -> Resu
     let found = &existing.cached_info().config;
     let mut config = Config {
         num_replicas: wanted.num_replicas,
+        max_messages_per_subject: wanted.max_messages_per_subject,
         max_bytes: wanted.max_bytes,
         max_age: wanted.max_age,
         ..found.clone()
@@ -305,4 +325,39 @@ async fn consumers(
         make(context, names.stream(kind, partition), config, differing).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_bounded_as_far_as_nats_can_set_it_aside() {
+        let settings = |octets_max, events_octets| Settings {
+            instance: "test".into(),
+            connection: super::super::Connection::default(),
+            durability: super::super::Durability::Unknown,
+            replicas: 1,
+            partitions: 8,
+            lanes: 1,
+            octets_max,
+            events_age: Duration::from_secs(1),
+            events_octets,
+            lease: Duration::from_secs(30),
+        };
+        // Sixteen streams may take four times as much as the queue, and events come on top.
+        for (octets_max, events, keeps, expected) in [
+            (0, 0, None, -1),
+            (8_000, 0, None, 2_000),
+            (8_000, 0, Some(40_000), 2_000),
+            (8_000, 0, Some(35_000), -1),
+            (8_000, 5_000, Some(40_000), -1),
+        ] {
+            assert_eq!(
+                bound(&settings(octets_max, events), keeps),
+                expected,
+                "{octets_max} {events} {keeps:?}"
+            );
+        }
+    }
 }
