@@ -8,7 +8,7 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// What each crate may use of the workspace, tests apart.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("smtp", &[]),
     ("dkim", &[]),
@@ -19,9 +19,13 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("accounts", &["dkim", "limits", "mail", "proto", "runtime", "smtp"]),
     ("ingress", &["dkim", "limits", "mail", "proto", "runtime", "smtp", "spool"]),
     ("delivery", &["dkim", "limits", "mail", "proto", "runtime", "smtp", "spool"]),
+    ("operator", &["dkim", "limits", "proto", "runtime", "smtp"]),
     (
         "stagepost",
-        &["accounts", "delivery", "dkim", "ingress", "limits", "mail", "proto", "runtime", "smtp", "spool"],
+        &[
+            "accounts", "delivery", "dkim", "ingress", "limits", "mail", "operator", "proto", "runtime",
+            "smtp", "spool",
+        ],
     ),
     ("tests", &["limits"]),
 ];

@@ -48,6 +48,15 @@ impl Plan {
     }
 }
 
+/// What an owner outside says of an object that it keeps here; both empty for what is managed here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The owner's id of it.
+    pub(crate) origin: String,
+    /// Of all that the owner said.
+    pub(crate) digest: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) id: String,
@@ -58,6 +67,8 @@ pub(crate) struct Account {
     /// Why, when it is suspended.
     #[serde(default)]
     pub(crate) suspended: Option<String>,
+    #[serde(default)]
+    pub(crate) origin: Origin,
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
@@ -78,6 +89,11 @@ pub(crate) struct Credential {
     pub(crate) username: String,
     pub(crate) description: String,
     pub(crate) proof: Proof,
+    /// Domains that may be sent from; all of the account's when empty.
+    #[serde(default)]
+    pub(crate) sender_domains: Vec<String>,
+    #[serde(default)]
+    pub(crate) origin: Origin,
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
@@ -103,6 +119,8 @@ pub(crate) struct Domain {
     pub(crate) name: String,
     pub(crate) subdomains: bool,
     pub(crate) keys: Vec<Key>,
+    #[serde(default)]
+    pub(crate) origin: Origin,
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,

@@ -1,6 +1,7 @@
 //! Changes: each is checked against the book, written by compare-and-set, and only then seen.
 
 pub(crate) mod domains;
+pub(crate) mod owned;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::OpenError;
 use crate::book::{Book, Kept as _, SEALING, seal_name};
 use crate::mirror::{Mirror, Standing};
-use crate::model::{Account, Credential, Key, Later, Owner, Plan, Proof};
+use crate::model::{Account, Credential, Key, Later, Origin, Owner, Plan, Proof};
 use crate::seal::Seal;
 use crate::secret::{fingerprint, hash_password, new_secret, random_text};
 use crate::store::{Change, Position, Store, StoreError};
@@ -180,6 +181,7 @@ impl Office {
             plan,
             recipients_per_day: quota,
             suspended: None,
+            origin: Origin::default(),
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),
@@ -262,6 +264,8 @@ impl Office {
             username,
             description,
             proof,
+            sender_domains: Vec::new(),
+            origin: Origin::default(),
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),

@@ -3,6 +3,7 @@
 mod administration;
 mod directory;
 mod health;
+mod owned;
 mod signing;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::book::{Book, Kept as _};
 use crate::login::Login;
-use crate::model::{Account, KeyAlgorithm, Owner, Plan};
+use crate::model::{Account, KeyAlgorithm, KeyState, Owner, Plan};
 use crate::office::{ChangeError, Office};
 
 pub(crate) fn routes(office: &Arc<Office>, login: &Arc<Login>) -> Routes {
@@ -78,6 +79,17 @@ fn algorithm(number: i32) -> Result<KeyAlgorithm, Status> {
         Ok(wire::Algorithm::Ed25519Sha256) => Ok(KeyAlgorithm::Ed25519),
         Ok(wire::Algorithm::Unspecified) | Err(_) => {
             Err(Status::invalid_argument(format!("key algorithm {number} is unknown")))
+        }
+    }
+}
+
+fn key_state(number: i32) -> Result<KeyState, Status> {
+    match wire::KeyState::try_from(number) {
+        Ok(wire::KeyState::Published) => Ok(KeyState::Published),
+        Ok(wire::KeyState::Active) => Ok(KeyState::Active),
+        Ok(wire::KeyState::Retired) => Ok(KeyState::Retired),
+        Ok(wire::KeyState::Unspecified) | Err(_) => {
+            Err(Status::invalid_argument(format!("key state {number} is unknown")))
         }
     }
 }

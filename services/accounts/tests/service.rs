@@ -1,6 +1,9 @@
 //! The gRPC services over a real socket, as ingress, delivery and the commands use them.
 #![allow(clippy::unwrap_used, reason = "a test fails where something is missing")]
 
+#[path = "service/owned.rs"]
+mod owned;
+
 use std::path::Path;
 
 use accounts::{Accounts, OpenError, Settings};

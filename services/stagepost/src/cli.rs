@@ -16,7 +16,7 @@ use crate::{dev, roles, serve};
 /// Wrong usage or configuration; nothing was started.
 const EXIT_CONFIGURATION: u8 = 2;
 /// The subcommands that take settings from a file.
-const SERVING: [&str; 4] = ["run", "ingress", "accounts", "delivery"];
+const SERVING: [&str; 5] = ["run", "ingress", "accounts", "delivery", "operator"];
 /// The work itself failed.
 const EXIT_FAILURE: u8 = 1;
 
@@ -40,6 +40,10 @@ enum Role {
     Accounts(Box<Service>),
     /// Deliver, as one process of many on NATS.
     Delivery(Box<Service>),
+    /// Look after sending domains, credentials and accounts that are Kubernetes objects.
+    Operator(Box<Service>),
+    /// Print the definitions of the Kubernetes objects, as YAML for `kubectl apply --server-side -f -`.
+    Crds,
     /// Ask or change a running Stagepost.
     #[command(flatten)]
     Ask(Ask),
@@ -152,7 +156,7 @@ fn parse_from(arguments: Vec<OsString>) -> Result<Parsed, Failure> {
     let matches = command.try_get_matches_from(&arguments).map_err(explain)?;
     let connection = match matches.subcommand() {
         None => None,
-        Some((name, _)) if name == "dev" || SERVING.contains(&name) => None,
+        Some((name, _)) if !asks(name) => None,
         Some((_, matches)) => Some(Connection::from_arg_matches(matches).map_err(explain)?),
     };
     let role = Cli::from_arg_matches(&matches).map_err(explain)?.command;
@@ -166,16 +170,19 @@ fn schema() -> Command {
         .mut_subcommand("ingress", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("accounts", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("delivery", |command| settings::with_environment(roles::with_defaults(command)))
+        .mut_subcommand("operator", |command| settings::with_environment(roles::with_defaults(command)))
         .mut_subcommand("dev", |command| settings::with_environment(dev::with_defaults(command)));
-    let asks: Vec<String> = command
-        .get_subcommands()
-        .map(|sub| sub.get_name().to_owned())
-        .filter(|name| name != "dev" && !SERVING.contains(&name.as_str()))
-        .collect();
+    let asks: Vec<String> =
+        command.get_subcommands().map(|sub| sub.get_name().to_owned()).filter(|name| asks(name)).collect();
     for name in asks {
         command = command.mut_subcommand(name, Connection::augment_args);
     }
     command
+}
+
+/// Whether a subcommand asks a running Stagepost.
+fn asks(name: &str) -> bool {
+    !["dev", "crds"].contains(&name) && !SERVING.contains(&name)
 }
 
 /// A value that clap refuses and that the file gave is named by its file and key, in one line.
@@ -221,6 +228,8 @@ impl Parsed {
             Role::Ingress(service) => service.run("ingress", roles::ingress),
             Role::Accounts(service) => service.run("accounts", roles::accounts),
             Role::Delivery(service) => service.run("delivery", roles::delivery),
+            Role::Operator(service) => service.run("operator", roles::operator),
+            Role::Crds => print_out(&operator::crd::yaml().map_err(|error| Failure::Work(error.into()))?),
             Role::Ask(ask) => {
                 let Some(connection) = self.connection else { return Ok(()) };
                 serve::block_on(async move { ask.run(&connection).await.map_err(Failure::Work) })
@@ -242,7 +251,10 @@ impl Service {
 /// Every setting of a subcommand on standard output.
 fn print_settings(name: &str) -> Result<(), Failure> {
     let schema = schema();
-    let text = settings::print(schema.find_subcommand(name).unwrap_or(&schema));
+    print_out(&settings::print(schema.find_subcommand(name).unwrap_or(&schema)))
+}
+
+fn print_out(text: &str) -> Result<(), Failure> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Work(error.into()))
 }
 

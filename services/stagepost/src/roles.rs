@@ -10,6 +10,7 @@ mod accounts;
 mod connect;
 mod delivery;
 mod ingress;
+mod operator;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::site::Process;
 pub(crate) use accounts::run as accounts;
 pub(crate) use delivery::run as delivery;
 pub(crate) use ingress::run as ingress;
+pub(crate) use operator::run as operator;
 
 /// What differs from the defaults of `run`.
 const DEFAULTS: [(&str, &str); 2] = [("admin-listen", "0.0.0.0:8080"), ("log-format", "json")];
@@ -50,6 +52,8 @@ pub(crate) struct Settings {
     nats: spool::jetstream::Config,
     #[command(flatten)]
     redis: Redis,
+    #[command(flatten)]
+    operator: ::operator::Config,
 }
 
 /// How services call each other.
@@ -112,7 +116,8 @@ pub(crate) fn with_defaults(command: Command) -> Command {
             Some((_, value)) => arg.default_value(*value),
             None => arg,
         };
-        let services = ["ingress-", "accounts-", "delivery-", "grpc-", "redis-", "tls-"];
+        let services =
+            ["ingress-", "accounts-", "delivery-", "grpc-", "redis-", "tls-", "operator-", "nats-"];
         let of_service = services.into_iter().any(|prefix| long.starts_with(prefix));
         let shown = !of_service || read.iter().any(|prefix| long.starts_with(prefix));
         arg.hide(!shown || long == "state")
@@ -120,7 +125,7 @@ pub(crate) fn with_defaults(command: Command) -> Command {
 }
 
 /// Which flags each role reads of those that not all do.
-const READ: [(&str, &[&str]); 3] = [
+const READ: [(&str, &[&str]); 4] = [
     (
         "ingress",
         &[
@@ -134,9 +139,22 @@ const READ: [(&str, &[&str]); 3] = [
             "grpc-key",
             "redis-",
             "tls-",
+            "nats-",
         ],
     ),
-    ("accounts", &["accounts-sealing", "accounts-spf", "grpc-"]),
+    ("accounts", &["accounts-sealing", "accounts-spf", "grpc-", "nats-"]),
+    (
+        "operator",
+        &[
+            "operator-",
+            "accounts-server",
+            "accounts-token",
+            "grpc-token",
+            "grpc-ca",
+            "grpc-certificate",
+            "grpc-key",
+        ],
+    ),
     (
         "delivery",
         &[
@@ -147,6 +165,7 @@ const READ: [(&str, &[&str]); 3] = [
             "ingress-recipients",
             "grpc-",
             "redis-",
+            "nats-",
         ],
     ),
 ];

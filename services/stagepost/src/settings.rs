@@ -11,7 +11,7 @@ use clap::builder::Resettable;
 use clap::{Arg, ArgAction, Command};
 
 /// Tables of the file; a flag whose name begins with none of them is at the top.
-const TABLES: [&str; 7] = ["accounts", "delivery", "grpc", "ingress", "nats", "redis", "spool"];
+const TABLES: [&str; 8] = ["accounts", "delivery", "grpc", "ingress", "nats", "operator", "redis", "spool"];
 /// Flags that belong to the command line alone.
 const NOT_IN_FILES: [&str; 4] = ["config", "print-config", "help", "version"];
 

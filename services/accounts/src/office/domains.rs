@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::{ChangeError, Office, check_owner, check_revision, failed, find_account};
 use crate::book::{Book, Kept as _, seal_name};
-use crate::model::{Domain, Key, KeyAlgorithm, KeyState, Later, Owner};
+use crate::model::{Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner};
 use crate::seal::Seal;
 use crate::secret::random_text;
 
@@ -45,6 +45,7 @@ impl Office {
             name: name.as_str().into(),
             subdomains,
             keys,
+            origin: Origin::default(),
             managed_by,
             revision: 1,
             created_at_ms: now_millis(),
@@ -183,7 +184,7 @@ pub(crate) fn parse_name(text: &str) -> Result<Name, ChangeError> {
         .map_err(|error| ChangeError::Invalid(format!("{text:?} is no domain name: {error}")))
 }
 
-fn check_key_count(count: usize) -> Result<(), ChangeError> {
+pub(super) fn check_key_count(count: usize) -> Result<(), ChangeError> {
     if count <= DOMAIN_KEYS_MAX {
         return Ok(());
     }
@@ -191,13 +192,22 @@ fn check_key_count(count: usize) -> Result<(), ChangeError> {
 }
 
 /// No account may send for names of another's domain: neither below one that stands for its subdomains, nor the other way round.
-fn check_free(book: &Book, name: &Name, subdomains: bool, account_id: &str) -> Result<(), ChangeError> {
+pub(super) fn check_free(
+    book: &Book,
+    name: &Name,
+    subdomains: bool,
+    account_id: &str,
+) -> Result<(), ChangeError> {
     let others = book.domains.values().filter(|domain| domain.account_id != account_id);
     for other in others {
         let Ok(registered) = other.name.parse::<Name>() else { continue };
+        // Whether the name itself is taken depends on who asks for it.
+        if registered == *name {
+            continue;
+        }
         let below = other.subdomains && name.is_at_or_below(&registered);
         let above = subdomains && registered.is_at_or_below(name);
-        if below || above || registered == *name {
+        if below || above {
             let text = format!("the domain {registered} is registered for another account");
             return Err(ChangeError::Exists(text));
         }

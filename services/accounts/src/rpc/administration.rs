@@ -6,9 +6,10 @@ use proto::accounts::v1 as wire;
 use proto::accounts::v1::administration_server::Administration as Service;
 use tonic::{Request, Response, Status};
 
-use super::{algorithm, owner, plan, wire_algorithm, wire_owner, wire_time};
+use super::{algorithm, key_state, owned, owner, plan, wire_algorithm, wire_owner, wire_time};
 use crate::model::{Account, Credential, Domain, Key, KeyState};
 use crate::office::domains::{DomainChange, parse_name};
+use crate::office::owned::Synced;
 use crate::office::{AccountChange, NewCredential, Office};
 use crate::records;
 
@@ -155,6 +156,34 @@ impl Service for Administration {
         self.office.delete_domain(&name, owner(managed_by)?).await?;
         Ok(Response::new(wire::DeleteDomainResponse {}))
     }
+
+    async fn put_account(&self, request: Request<wire::PutAccountRequest>) -> Answer<wire::Account> {
+        let (put, origin, by) = owned::account(request.into_inner())?;
+        Ok(Response::new(wire_account(&self.office.put_account(put, origin, by).await?)))
+    }
+
+    async fn put_credential(&self, request: Request<wire::PutCredentialRequest>) -> Answer<wire::Credential> {
+        let (put, origin, by) = owned::credential(request.into_inner())?;
+        Ok(Response::new(wire_credential(&self.office.put_credential(put, origin, by).await?)))
+    }
+
+    async fn put_domain(&self, request: Request<wire::PutDomainRequest>) -> Answer<wire::Domain> {
+        let (put, origin, by) = owned::domain(request.into_inner())?;
+        Ok(Response::new(self.wire_domain(&self.office.put_domain(put, origin, by).await?)))
+    }
+
+    async fn withdraw(&self, request: Request<wire::WithdrawRequest>) -> Answer<wire::WithdrawResponse> {
+        let wire::WithdrawRequest { managed_by, origin } = request.into_inner();
+        self.office.withdraw(&origin, owner(managed_by)?).await?;
+        Ok(Response::new(wire::WithdrawResponse {}))
+    }
+
+    async fn sync(&self, request: Request<wire::SyncRequest>) -> Answer<wire::SyncResponse> {
+        let wire::SyncRequest { managed_by, origins } = request.into_inner();
+        let origins = origins.into_iter().map(owned::origin).collect();
+        let Synced { differing, removed, kept } = self.office.sync(origins, owner(managed_by)?).await?;
+        Ok(Response::new(wire::SyncResponse { differing, removed, kept }))
+    }
 }
 
 impl Administration {
@@ -169,17 +198,6 @@ impl Administration {
             revision: domain.revision,
             created_at_ms: wire_time(domain.created_at_ms),
             records: records::of(domain, &self.office.spf),
-        }
-    }
-}
-
-fn key_state(number: i32) -> Result<KeyState, Status> {
-    match wire::KeyState::try_from(number) {
-        Ok(wire::KeyState::Published) => Ok(KeyState::Published),
-        Ok(wire::KeyState::Active) => Ok(KeyState::Active),
-        Ok(wire::KeyState::Retired) => Ok(KeyState::Retired),
-        Ok(wire::KeyState::Unspecified) | Err(_) => {
-            Err(Status::invalid_argument(format!("key state {number} is unknown")))
         }
     }
 }

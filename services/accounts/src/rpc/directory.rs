@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{account_key, missing};
 use crate::book::{Book, Kept as _};
 use crate::login::Login;
-use crate::model::Credential;
+use crate::model::{Credential, Domain};
 use crate::office::Office;
 
 pub(super) struct Directory {
@@ -33,7 +33,7 @@ impl Service for Directory {
         let of_credential = |key: &str| key.starts_with(Credential::PREFIX);
         let credential = verified.ok_or_else(|| missing(&book, of_credential, refused()))?;
         let of_account = |key: &str| key == account_key(&credential.account_id);
-        let profile = profile(&book, &credential.account_id);
+        let profile = profile(&book, &credential.account_id, Some(&credential));
         let profile = profile.ok_or_else(|| missing(&book, of_account, refused()))?;
         Ok(Response::new(wire::AuthenticateResponse {
             profile: Some(profile),
@@ -48,9 +48,9 @@ impl Service for Directory {
     ) -> Result<Response<wire::AuthorizeResponse>, Status> {
         let wire::AuthorizeRequest { account_id, credential_id } = request.into_inner();
         let book = self.office.book();
-        let held = book.credentials.get(&credential_id).is_some_and(|held| held.account_id == account_id);
+        let held = book.credentials.get(&credential_id).filter(|held| held.account_id == account_id);
         // Mail from an administrator has no credential.
-        if !held && !credential_id.is_empty() {
+        if held.is_none() && !credential_id.is_empty() {
             let key = format!("{}/{credential_id}", Credential::PREFIX);
             return Err(missing(
                 &book,
@@ -58,7 +58,7 @@ impl Service for Directory {
                 Status::not_found("the credential was revoked"),
             ));
         }
-        let profile = profile(&book, &account_id);
+        let profile = profile(&book, &account_id, held);
         let key = account_key(&account_id);
         let deleted = || missing(&book, |other| other == key, Status::not_found("the account was deleted"));
         let profile = profile.ok_or_else(deleted)?;
@@ -66,18 +66,31 @@ impl Service for Directory {
     }
 }
 
-fn profile(book: &Book, account_id: &str) -> Option<wire::Profile> {
+fn profile(book: &Book, account_id: &str, credential: Option<&Credential>) -> Option<wire::Profile> {
     let account = book.accounts.get(account_id)?;
-    let domains = book.domains_of(account_id);
+    let wanted = credential.map_or(&[][..], |credential| &credential.sender_domains);
     Some(wire::Profile {
         account_id: account.id.clone(),
         name: account.name.clone(),
         suspended: account.suspended.is_some(),
         suspended_reason: account.suspended.clone().unwrap_or_default(),
         recipients_per_day: account.quota(),
-        domains: domains
-            .map(|domain| wire::SenderDomain { name: domain.name.clone(), subdomains: domain.subdomains })
-            .collect(),
+        domains: sender_domains(book, account_id, wanted),
         revision: account.revision,
     })
+}
+
+/// The account's domains, or those of `wanted` that are its own or below one that stands for its subdomains.
+fn sender_domains(book: &Book, account_id: &str, wanted: &[String]) -> Vec<wire::SenderDomain> {
+    let whole =
+        |domain: &Domain| wire::SenderDomain { name: domain.name.clone(), subdomains: domain.subdomains };
+    if wanted.is_empty() {
+        return book.domains_of(account_id).map(whole).collect();
+    }
+    let own = wanted.iter().filter_map(|name| {
+        let responsible = book.responsible(&name.parse().ok()?)?;
+        let subdomains = responsible.subdomains;
+        (responsible.account_id == account_id).then(|| wire::SenderDomain { name: name.clone(), subdomains })
+    });
+    own.collect()
 }

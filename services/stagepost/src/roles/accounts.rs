@@ -20,7 +20,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs until a signal; calls in progress are finished.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let Settings { process, services, ingress: _, accounts, delivery: _, nats, redis: _ } = settings;
+    let Settings { process, services, ingress: _, accounts, delivery: _, nats, redis: _, operator: _ } =
+        settings;
     let mut base = Base::start(&process, "stagepost-accounts").await?;
     let host_name = process.host_name().map_err(Failure::Configuration)?;
     let token = connect::token(&services, &process)?;

@@ -18,7 +18,7 @@ use crate::serve::merged;
 
 /// Runs until a signal: conversations then have `--delivery-drain-secs` to end, and what wasn't begun is another worker's.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let Settings { process, services, ingress, accounts: _, delivery, nats, redis } = settings;
+    let Settings { process, services, ingress, accounts: _, delivery, nats, redis, operator: _ } = settings;
     let mut base = Base::start(&process, "stagepost-delivery").await?;
     let host_name = process.host_name().map_err(Failure::Configuration)?;
     delivery.check().map_err(|error| Failure::Configuration(error.to_string()))?;

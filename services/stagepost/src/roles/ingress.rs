@@ -15,7 +15,7 @@ use crate::serve::server_tls;
 
 /// Runs until a signal: sessions then have `--ingress-drain-secs` to end.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let Settings { process, services, ingress, accounts: _, delivery, nats, redis } = settings;
+    let Settings { process, services, ingress, accounts: _, delivery, nats, redis, operator: _ } = settings;
     let mut base = Base::start(&process, "stagepost-ingress").await?;
     let host_name = process.host_name().map_err(Failure::Configuration)?;
     let tls = server_tls(&process)?;

@@ -89,4 +89,24 @@ impl Administration for Service {
     async fn delete_domain(&self, _: Request<DeleteDomainRequest>) -> Answer<DeleteDomainResponse> {
         not_asked()
     }
+
+    async fn put_account(&self, _: Request<PutAccountRequest>) -> Answer<Account> {
+        not_asked()
+    }
+
+    async fn put_credential(&self, _: Request<PutCredentialRequest>) -> Answer<Credential> {
+        not_asked()
+    }
+
+    async fn put_domain(&self, _: Request<PutDomainRequest>) -> Answer<Domain> {
+        not_asked()
+    }
+
+    async fn withdraw(&self, _: Request<WithdrawRequest>) -> Answer<WithdrawResponse> {
+        not_asked()
+    }
+
+    async fn sync(&self, _: Request<SyncRequest>) -> Answer<SyncResponse> {
+        not_asked()
+    }
 }

@@ -1,0 +1,43 @@
+//! The objects of group `stagepost.dev`, version `v1alpha1`.
+//!
+//! Their descriptions are what `kubectl explain` shows, their rules what the API server checks before anything is kept.
+//! `spec` is what somebody wants, `status` what the operator saw.
+#![allow(unreachable_pub, reason = "the derive of schemas repeats each type inside of a function")]
+#![allow(clippy::duplicated_attributes, reason = "columns of an object may be alike")]
+
+mod account;
+mod credential;
+mod domain;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+pub use account::{Account, AccountSpec, AccountStatus, Plan, Quotas, Usage};
+pub use credential::{PreviousCredential, SmtpCredential, SmtpCredentialSpec, SmtpCredentialStatus};
+pub use domain::{
+    Dkim, Dmarc, DmarcPolicy, Dns, DnsMode, ExistingSecret, KeyAlgorithm, ReturnPath, SendingDomain,
+    SendingDomainSpec, TxtFormat,
+};
+pub use status::{DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomainStatus};
+
+/// The definitions of all objects, in the order in which they refer to one another.
+pub fn all() -> [CustomResourceDefinition; 3] {
+    [Account::crd(), SendingDomain::crd(), SmtpCredential::crd()]
+}
+
+/// All definitions as YAML documents, as `kubectl apply -f -` takes them.
+///
+/// # Errors
+/// When a definition has no YAML form, which a test would have shown.
+pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
+    let mut text = String::from("# Made by `stagepost crds`.\n");
+    for definition in all() {
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(&definition)?);
+    }
+    Ok(text)
+}

@@ -1,0 +1,327 @@
+//! `SendingDomain` objects: keys, records, DNS, rotation.
+//!
+//! ```text
+//! dereference: rivals, account, Secrets, DNS -> validate: Wanted -> decide: rotation::step, judge
+//!     -> keep the keys' states -> apply: Secrets, DNSEndpoints, accounts -> keep the status
+//! ```
+
+mod apply;
+pub(crate) mod endpoints;
+mod judge;
+pub(crate) mod look;
+mod observe;
+mod rotation;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use proto::accounts::v1::{Algorithm as WireAlgorithm, KeyState};
+use smtp::address::Domain as DomainName;
+
+use self::judge::Circumstances;
+use self::rotation::{Next, Request};
+use crate::claim;
+use crate::condition;
+use crate::context::{Context, Failure};
+use crate::crd::{DnsRecord, DomainKey, DomainKeyState, KeyAlgorithm, SendingDomain, SendingDomainStatus};
+use crate::dns::name::Name;
+use crate::told::{Said, TellError};
+
+/// A new value asks for new keys.
+const ROTATE: &str = "stagepost.dev/rotate";
+/// A new value says that others may know the keys.
+const ROTATE_EMERGENCY: &str = "stagepost.dev/rotate-emergency";
+const DAY_SECS: i64 = 86_400;
+
+/// A domain as its object wants it, checked.
+pub(crate) struct Wanted {
+    pub(crate) domain: DomainName,
+    pub(crate) return_path: DomainName,
+    /// The zone that keys' aliases lead to.
+    zone: Option<Name>,
+}
+
+impl Wanted {
+    fn of(domain: &SendingDomain) -> Result<Self, String> {
+        let spec = &domain.spec;
+        let parse = |name: &str| {
+            name.parse::<DomainName>().map_err(|error| format!("{name:?} is no domain: {error}"))
+        };
+        let name = parse(&spec.domain)?;
+        let return_path = match &spec.return_path {
+            Some(return_path) => parse(&return_path.domain)?,
+            None => name.clone(),
+        };
+        let zone = spec
+            .dkim
+            .cname_zone
+            .as_ref()
+            .map(|zone| zone.parse::<Name>().map_err(|error| format!("{zone:?} is no zone: {error}")));
+        Ok(Self { domain: name, return_path, zone: zone.transpose()? })
+    }
+
+    /// The name that a selector's alias leads to, where there are aliases.
+    pub(crate) fn target(&self, selector: &str) -> Option<Name> {
+        self.zone.as_ref()?.below(&format!("{selector}.{}", self.domain)).ok()
+    }
+}
+
+/// What accounts should know of it, once a key signs.
+pub(crate) fn said(domain: &SendingDomain, context: &Context) -> Option<Said> {
+    let namespace = domain.namespace().unwrap_or_default();
+    let account = context.account(&namespace, &domain.spec.account)?;
+    let account = crate::account::name_of(account.0.as_ref().ok()?);
+    let status = domain.status.as_ref()?;
+    let rivals = context.domains.state();
+    let rivals = rivals.iter().filter_map(|object| object.0.as_ref().ok());
+    if domain.metadata.deletion_timestamp.is_some() || claim::rival(domain, rivals).is_some() {
+        return None;
+    }
+    say(domain, &account, &status.keys)
+}
+
+fn say(domain: &SendingDomain, account: &str, keys: &[DomainKey]) -> Option<Said> {
+    let told = keys.iter().filter(|key| key_state(key.state).is_some());
+    let mut parts = vec![account.to_owned(), domain.spec.domain.clone(), domain.spec.subdomains.to_string()];
+    for key in told {
+        parts.push(format!("{} {:?} {:?} {}", key.selector, key.algorithm, key.state, key.secret_name));
+    }
+    keys.iter().any(|key| key.state == DomainKeyState::Active).then_some(())?;
+    Some(Said::of(domain.uid()?, &parts.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+/// What accounts calls a state, if it is told of it.
+fn key_state(state: DomainKeyState) -> Option<KeyState> {
+    match state {
+        DomainKeyState::Generating => None,
+        DomainKeyState::Publishing | DomainKeyState::Published => Some(KeyState::Published),
+        DomainKeyState::Active => Some(KeyState::Active),
+        DomainKeyState::Retired => Some(KeyState::Retired),
+    }
+}
+
+pub(crate) async fn reconcile(domain: &SendingDomain, context: &Context) -> Result<Action, Failure> {
+    if domain.metadata.deletion_timestamp.is_some() {
+        if let Some(uid) = domain.uid() {
+            context.told.withdraw(&uid).await?;
+        }
+        return Ok(Action::await_change());
+    }
+    Reconcile { context, domain: domain.clone(), before: domain.status.clone().unwrap_or_default() }
+        .run()
+        .await
+}
+
+struct Reconcile<'a> {
+    context: &'a Context,
+    /// As it is kept now.
+    domain: SendingDomain,
+    /// As it was at the beginning.
+    before: SendingDomainStatus,
+}
+
+impl Reconcile<'_> {
+    async fn run(mut self) -> Result<Action, Failure> {
+        let now = Time(Timestamp::now());
+        let rivals = self.context.domains.state();
+        let rival = claim::rival(&self.domain, rivals.iter().filter_map(|object| object.0.as_ref().ok()));
+        drop(rivals);
+        let wanted = match Wanted::of(&self.domain) {
+            Ok(wanted) if rival.is_none() => wanted,
+            Ok(_) => return self.lost(rival, &now).await,
+            Err(why) => {
+                let circumstances = Circumstances { rival: None, no_key: Some(why), untold: None };
+                self.finish(Vec::new(), &circumstances, None, &now).await?;
+                return Ok(Action::await_change());
+            }
+        };
+        let (material, no_key) = self.material().await?;
+        let look = self.look(&wanted, &material, &now).await;
+        let next = self.next(&material, look.as_ref(), now.0);
+        if next.keys != self.before.keys || next.begun.is_some() {
+            let mut status = self.before.clone();
+            status.keys.clone_from(&next.keys);
+            if next.begun.is_some() {
+                status.rotation_begun.clone_from(&next.begun);
+            }
+            self.keep(status).await?;
+        }
+        let records = match &look {
+            Some(look) => {
+                let hold_secs = self.context.settings.hold_secs;
+                let before = &self.before.records;
+                let mut records = judge::records(&self.domain, &next.keys, look, before, hold_secs, &now);
+                let aliases = self.aliases(&wanted, &material);
+                records.extend(judge::behind_aliases(&self.domain, &aliases, look, &now));
+                records
+            }
+            None => self.before.records.clone(),
+        };
+        self.publish(&wanted, &next.keys, &material, &records).await?;
+        let (untold, away) = match self.tell(&next, &material).await {
+            Ok(untold) => (untold, None),
+            // What is known of DNS is told all the same, and the domain isn't less ready than it was.
+            Err(Failure::Accounts(error @ TellError::Away(_))) => {
+                let was = condition::of(&self.before.conditions, "Ready");
+                let text = error.to_string();
+                (
+                    was.is_none_or(|(status, _)| status != "True").then_some(("AccountsAway", text)),
+                    Some(error),
+                )
+            }
+            Err(error) => return Err(error),
+        };
+        if away.is_none() {
+            self.clear(&next).await?;
+        }
+        let mut next = next;
+        if away.is_some() {
+            next.gone.clear();
+        }
+        let circumstances = Circumstances { rival: None, no_key, untold };
+        let changed = next.keys != self.before.keys;
+        let made = next.keys.iter().any(|key| key.state == DomainKeyState::Generating);
+        let wake_at = next.wake_at;
+        let ready = self.finish(records, &circumstances, Some((next, look.is_some())), &now).await?;
+        match away {
+            Some(error) => Err(error.into()),
+            None => Ok(Action::requeue(self.pause(ready, changed || made, wake_at, now.0))),
+        }
+    }
+
+    /// Another object has the domain.
+    async fn lost(mut self, rival: Option<claim::Holder>, now: &Time) -> Result<Action, Failure> {
+        if let Some(uid) = self.domain.uid() {
+            self.context.told.withdraw(&uid).await?;
+        }
+        let circumstances = Circumstances { rival, no_key: None, untold: None };
+        let records = Vec::new();
+        self.finish(records, &circumstances, None, now).await?;
+        Ok(Action::requeue(jitter(Duration::from_secs(30))))
+    }
+
+    async fn keep(&mut self, status: SendingDomainStatus) -> Result<(), Failure> {
+        if self.domain.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let changed = SendingDomain { status: Some(status), ..self.domain.clone() };
+        self.domain = self.context.put_status(&changed).await?;
+        Ok(())
+    }
+
+    /// Keeps the status as it follows from everything; whether the domain is ready.
+    async fn finish(
+        &mut self,
+        records: Vec<DnsRecord>,
+        circumstances: &Circumstances,
+        went: Option<(Next, bool)>,
+        now: &Time,
+    ) -> Result<bool, Failure> {
+        let kept = self.domain.status.clone().unwrap_or_default();
+        let generation = self.domain.metadata.generation;
+        let mut status = SendingDomainStatus { observed_generation: generation, records, ..kept };
+        if let Some((next, looked)) = went {
+            status.keys = next.keys;
+            status.keys.retain(|key| !next.gone.contains(&key.selector));
+            status.next_rotation = next.rotation_at;
+            if looked {
+                status.checked_at = Some(now.clone());
+            }
+        }
+        let active = status.keys.iter().filter(|key| key.state == DomainKeyState::Active);
+        let active: Vec<&str> = active.map(|key| key.selector.as_str()).collect();
+        status.active_selectors = (!active.is_empty()).then(|| active.join(","));
+        let verdicts = judge::verdicts(&status.keys, &status.records, circumstances);
+        status.conditions = condition::after(&self.before.conditions, verdicts, generation, now);
+        self.keep(status.clone()).await?;
+        self.events(&status).await;
+        Ok(condition::of(&status.conditions, "Ready").is_some_and(|(status, _)| status == "True"))
+    }
+
+    /// Tells of transitions, and of nothing else.
+    async fn events(&self, status: &SendingDomainStatus) {
+        let ready = |conditions| {
+            condition::of(conditions, "Ready").map(|(status, reason)| (status.to_owned(), reason.to_owned()))
+        };
+        let (before, after) = (ready(&self.before.conditions), ready(&status.conditions));
+        if let Some((holds, reason)) = after.filter(|after| before.as_ref() != Some(after)) {
+            let message = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+            let message = message.map(|condition| condition.message.clone()).unwrap_or_default();
+            let kind = if holds == "True" { EventType::Normal } else { EventType::Warning };
+            self.context.event(&self.domain, kind, (&reason, "Check"), message).await;
+        }
+        for key in status.keys.iter().filter(|key| key.state == DomainKeyState::Active) {
+            let was = self.before.keys.iter().find(|old| old.selector == key.selector);
+            if was.is_none_or(|old| old.state != DomainKeyState::Active) {
+                let note = format!("key {} signs from now on", key.selector);
+                self.context.event(&self.domain, EventType::Normal, ("KeyActive", "Rotate"), note).await;
+            }
+        }
+    }
+
+    fn pause(&self, ready: bool, changed: bool, wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
+        let settings = &self.context.settings;
+        let keys = self.domain.status.iter().flat_map(|status| &status.keys);
+        let settled =
+            keys.clone().all(|key| matches!(key.state, DomainKeyState::Active | DomainKeyState::Retired));
+        let base = match (changed, ready && settled) {
+            (true, _) => Duration::from_millis(50),
+            (false, true) => jitter(settings.check),
+            (false, false) => jitter(settings.check_quick),
+        };
+        let until =
+            wake_at.map(|at| u64::try_from(at.as_second() - now.as_second()).unwrap_or_default().max(1));
+        until.map_or(base, |secs| base.min(Duration::from_secs(secs)))
+    }
+}
+
+/// Give or take a tenth, so that many domains don't ask at once.
+fn jitter(base: Duration) -> Duration {
+    let part = f64::from(runtime::random_u32()) / f64::from(u32::MAX);
+    base.mul_f64(0.9 + part / 5.0)
+}
+
+/// The rotation that somebody asks for and that hasn't begun.
+fn request(domain: &SendingDomain, begun: Option<&str>) -> Option<Request> {
+    let asked = |annotation: &str, kind: &str| {
+        let value = domain.annotations().get(annotation)?;
+        Some(format!("{kind}:{value}"))
+    };
+    let (emergency, usual) = (asked(ROTATE_EMERGENCY, "emergency"), asked(ROTATE, "rotate"));
+    // Both may stand; what has begun is the token of both.
+    let token = [emergency.as_deref(), usual.as_deref()].map(Option::unwrap_or_default).join(" ");
+    let token = token.trim().to_owned();
+    if token.is_empty() || begun == Some(token.as_str()) {
+        return None;
+    }
+    let known = begun.and_then(|begun| begun.split(' ').next());
+    let known = emergency.is_some() && known == emergency.as_deref();
+    Some(Request { token, emergency: emergency.is_some() && !known })
+}
+
+const fn algorithm(algorithm: KeyAlgorithm) -> dkim::Algorithm {
+    match algorithm {
+        KeyAlgorithm::Rsa2048 => dkim::Algorithm::RsaSha256,
+        KeyAlgorithm::Ed25519 => dkim::Algorithm::Ed25519Sha256,
+    }
+}
+
+const fn key_algorithm(algorithm: dkim::Algorithm) -> KeyAlgorithm {
+    match algorithm {
+        dkim::Algorithm::RsaSha256 => KeyAlgorithm::Rsa2048,
+        dkim::Algorithm::Ed25519Sha256 => KeyAlgorithm::Ed25519,
+    }
+}
+
+fn wire_algorithm(algorithm: KeyAlgorithm) -> i32 {
+    match algorithm {
+        KeyAlgorithm::Rsa2048 => WireAlgorithm::RsaSha256.into(),
+        KeyAlgorithm::Ed25519 => WireAlgorithm::Ed25519Sha256.into(),
+    }
+}

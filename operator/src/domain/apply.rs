@@ -1,0 +1,151 @@
+//! What is done for a domain: records published, accounts told, what is left of old keys taken away.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use proto::accounts::v1::{PutDomainRequest, PutKey};
+
+use super::endpoints::{self, Endpoint};
+use super::rotation::Next;
+use super::{Reconcile, Wanted, key_state, say, wire_algorithm};
+use crate::context::{Failure, MANAGER};
+use crate::crd::{DnsMode, DnsRecord, DomainKey, DomainKeyState};
+use crate::secrets::KeyMaterial;
+use crate::told::TellError;
+
+/// The part of a name of the DNSEndpoint that is not about a key.
+const MAIL: &str = "mail";
+
+impl Reconcile<'_> {
+    /// Publishes what is to be published by external-dns.
+    pub(super) async fn publish(
+        &self,
+        wanted: &Wanted,
+        keys: &[DomainKey],
+        material: &HashMap<String, KeyMaterial>,
+        records: &[DnsRecord],
+    ) -> Result<(), Failure> {
+        if self.domain.spec.dns.mode != DnsMode::ExternalDns {
+            return Ok(());
+        }
+        let mut parts: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+        for key in keys.iter().filter(|key| key.state != DomainKeyState::Generating) {
+            let Some(held) = material.get(&key.selector) else { continue };
+            let own = format!("{}._domainkey.{}", key.selector, wanted.domain);
+            let txt = |name: String| Endpoint { record_type: "TXT".into(), name, value: held.record.clone() };
+            let endpoints = match wanted.target(&key.selector) {
+                Some(target) => {
+                    let alias = target.as_str().to_owned();
+                    vec![
+                        txt(alias.clone()),
+                        Endpoint { record_type: "CNAME".into(), name: own, value: alias },
+                    ]
+                }
+                None => vec![txt(own)],
+            };
+            parts.insert(key.selector.clone(), endpoints);
+        }
+        let of_domain = ["SPFAligned", "DMARCPublished", "ReturnPathReady"];
+        let mail = records
+            .iter()
+            .filter(|record| record.required && of_domain.contains(&record.condition.as_str()))
+            // A record that is a matter of taste isn't ours to write.
+            .filter(|record| record.r#type != "MX" || self.domain.spec.return_path.is_some());
+        let mail: Vec<Endpoint> = mail.map(Endpoint::from).collect();
+        if !mail.is_empty() {
+            parts.insert(MAIL.into(), mail);
+        }
+        let api = self.endpoints();
+        for (part, endpoints) in parts {
+            self.context.leading.check()?;
+            let object = endpoints::object(&self.domain, &part, &endpoints);
+            let params = PatchParams::apply(MANAGER).force();
+            match api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    let note = "there are no DNSEndpoint objects in this cluster: install external-dns with its CRD, or set \
+                                spec.dns.mode to Manual and publish status.records yourself";
+                    let reason = ("NoDNSEndpoints", "Publish");
+                    self.context.event(&self.domain, EventType::Warning, reason, note.into()).await;
+                    return Ok(());
+                }
+                applied => drop(applied?),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn endpoints(&self) -> Api<DynamicObject> {
+        let namespace = self.domain.namespace().unwrap_or_default();
+        Api::namespaced_with(self.context.client.clone(), &namespace, &endpoints::resource())
+    }
+
+    /// Tells accounts of the domain and its keys; why that can't be.
+    pub(super) async fn tell(
+        &self,
+        next: &Next,
+        material: &HashMap<String, KeyMaterial>,
+    ) -> Result<Option<(&'static str, String)>, Failure> {
+        let namespace = self.domain.namespace().unwrap_or_default();
+        let wanted = &self.domain.spec.account;
+        let account = self.context.account(&namespace, wanted);
+        let Some(Ok(account)) = account.as_ref().map(|account| &account.0) else {
+            return Ok(Some(("NoAccount", format!("there is no Account {wanted} in namespace {namespace}"))));
+        };
+        let keys: Vec<DomainKey> =
+            next.keys.iter().filter(|key| !next.gone.contains(&key.selector)).cloned().collect();
+        let account = crate::account::name_of(account);
+        let Some(said) = say(&self.domain, &account, &keys) else { return Ok(None) };
+        if self.context.told.has(&said) {
+            return Ok(None);
+        }
+        let put = keys.iter().filter_map(|key| {
+            let (state, held) = (key_state(key.state)?, material.get(&key.selector)?);
+            Some(PutKey {
+                selector: key.selector.clone(),
+                algorithm: wire_algorithm(key.algorithm),
+                state: state.into(),
+                pkcs8_der: held.pkcs8_der.to_vec().into(),
+            })
+        });
+        let request = PutDomainRequest {
+            account,
+            name: self.domain.spec.domain.clone(),
+            subdomains: self.domain.spec.subdomains,
+            keys: put.collect(),
+            ..PutDomainRequest::default()
+        };
+        self.context.leading.check()?;
+        match self.context.told.domain(&said, request).await {
+            Ok(()) => Ok(None),
+            Err(TellError::Refused(why)) => Ok(Some(("Refused", why))),
+            Err(TellError::NoAccount(_)) => {
+                Ok(Some(("AccountNotReady", format!("the Account {wanted} isn't Ready"))))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes away what is left of keys that are gone.
+    pub(super) async fn clear(&self, next: &Next) -> Result<(), Failure> {
+        let namespace = self.domain.namespace().unwrap_or_default();
+        for key in next.keys.iter().filter(|key| next.gone.contains(&key.selector)) {
+            self.context.leading.check()?;
+            if self.domain.spec.dns.mode == DnsMode::ExternalDns {
+                let name = endpoints::name_of(&self.domain, &key.selector);
+                match self.endpoints().delete(&name, &DeleteParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    deleted => drop(deleted?),
+                }
+            }
+            if key.external {
+                continue;
+            }
+            if let Some(secret) = self.context.secrets(&namespace).get_opt(&key.secret_name).await? {
+                self.context.delete_secret(&secret).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! One of several operators works: whoever holds a Lease.
+//!
+//! ```text
+//! follow --the record is older than its duration, as seen here--> take --renew, renew--> release, once all work has stopped
+//! ```
+//!
+//! How old a record is, is measured from when it was seen to change, by this process's own clock: clocks of others don't
+//! matter. The holder stops working some seconds before anybody may take the Lease from it. Every write of the Lease names
+//! the version that it follows, so that of two who take it at once one gets it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a Lease lasts without being renewed.
+const DURATION: Duration = Duration::from_secs(15);
+/// The holder that couldn't renew for so long works no more.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(2);
+/// A call of the API that takes longer has failed.
+const CALL_MAX: Duration = Duration::from_secs(4);
+
+/// Whether this process may change anything. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leading(Arc<Mutex<Option<Instant>>>);
+
+/// The Lease is another's, or could be by now.
+#[derive(Debug, thiserror::Error)]
+#[error("another operator may hold the Lease by now")]
+pub(crate) struct NotLeading;
+
+impl Leading {
+    /// Fails when another could have taken over: a process that was stopped finds out here, before it writes.
+    pub(crate) fn check(&self) -> Result<(), NotLeading> {
+        if self.is() { Ok(()) } else { Err(NotLeading) }
+    }
+
+    pub(crate) fn is(&self) -> bool {
+        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_WITHIN)
+    }
+
+    fn set(&self, renewed: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+    }
+}
+
+/// A candidate for the Lease.
+pub(crate) struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    leading: Leading,
+    observed: Option<Observed>,
+}
+
+/// A record, and when it was seen to change.
+#[derive(Clone, Debug)]
+struct Observed {
+    record: Option<LeaseSpec>,
+    at: Instant,
+}
+
+/// What to do about a Lease as it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Take,
+    Renew,
+    Follow,
+}
+
+impl Election {
+    pub(crate) fn new(api: Api<Lease>, name: String, identity: String) -> Self {
+        Self { api, name, identity, leading: Leading::default(), observed: None }
+    }
+
+    pub(crate) fn leading(&self) -> Leading {
+        self.leading.clone()
+    }
+
+    /// Waits until the Lease is ours; false when `shutdown` comes first.
+    pub(crate) async fn win(&mut self, shutdown: &CancellationToken) -> bool {
+        while !shutdown.is_cancelled() {
+            match self.attempt().await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(error = %error, "can't ask for the Lease"),
+            }
+            shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+        }
+        false
+    }
+
+    /// Renews until that fails for too long, the Lease is another's, or `end`.
+    pub(crate) async fn keep(&mut self, end: &CancellationToken) {
+        loop {
+            if end.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                return;
+            }
+            match self.attempt().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.leading.set(None);
+                    return;
+                }
+                Err(error) => tracing::warn!(error = %error, "can't renew the Lease"),
+            }
+            if !self.leading.is() {
+                self.leading.set(None);
+                return;
+            }
+        }
+    }
+
+    /// Gives the Lease back, when all work has stopped.
+    pub(crate) async fn release(&mut self) {
+        let ours = self.leading.is();
+        self.leading.set(None);
+        if !ours {
+            return;
+        }
+        let released = tokio::time::timeout(CALL_MAX, async {
+            let mut lease = self.api.get(&self.name).await?;
+            if let Some(spec) = lease.spec.as_mut().filter(|spec| held_by(spec) == Some(&self.identity)) {
+                spec.holder_identity = None;
+                spec.lease_duration_seconds = Some(1);
+                spec.renew_time = Some(MicroTime(Timestamp::now()));
+                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<(), kube::Error>(())
+        });
+        match released.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the Lease isn't released; it ends by itself"),
+            Err(_) => tracing::warn!("the Lease isn't released in time; it ends by itself"),
+        }
+    }
+
+    /// Takes or renews the Lease if that can be; whether it is ours then.
+    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let began = Instant::now();
+        let tried = tokio::time::timeout(CALL_MAX, self.try_once()).await;
+        let ours = match tried {
+            Ok(Ok(ours)) => ours,
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => false,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(kube::Error::Service("no answer in time".into())),
+        };
+        if ours {
+            self.leading.set(Some(began));
+        }
+        Ok(ours)
+    }
+
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                spec: Some(self.record(None)),
+            };
+            let made = self.api.create(&PostParams::default(), &lease).await?;
+            self.observe(made.spec);
+            return Ok(true);
+        };
+        self.observe(lease.spec.clone());
+        match self.step(Instant::now()) {
+            Step::Follow => Ok(false),
+            Step::Take | Step::Renew => {
+                lease.spec = Some(self.record(lease.spec.as_ref()));
+                let kept = self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+                self.observe(kept.spec);
+                Ok(true)
+            }
+        }
+    }
+
+    fn observe(&mut self, record: Option<LeaseSpec>) {
+        if self.observed.as_ref().is_none_or(|observed| observed.record != record) {
+            self.observed = Some(Observed { record, at: Instant::now() });
+        }
+    }
+
+    fn step(&self, now: Instant) -> Step {
+        let Some(Observed { record: Some(record), at }) = &self.observed else { return Step::Take };
+        match held_by(record) {
+            None => Step::Take,
+            // After a time in which another could have held it, it is taken anew.
+            Some(holder) if *holder == self.identity && self.leading.is() => Step::Renew,
+            Some(_) => {
+                let lasts = record.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
+                let lasts = lasts.map_or(DURATION, Duration::from_secs);
+                if now.saturating_duration_since(*at) > lasts { Step::Take } else { Step::Follow }
+            }
+        }
+    }
+
+    fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let ours = before.is_some_and(|before| held_by(before) == Some(&self.identity));
+        let transitions = before.and_then(|before| before.lease_transitions).unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: before
+                .filter(|_| ours)
+                .map_or(Some(now.clone()), |before| before.acquire_time.clone()),
+            renew_time: Some(now),
+            lease_transitions: Some(if ours { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+fn held_by(record: &LeaseSpec) -> Option<&String> {
+    record.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}

@@ -1,0 +1,148 @@
+//! A Stagepost whose accounts, domains and credentials are Kubernetes objects: the program, an API, an operator, and a server
+//! of zones whose records tests publish.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::address::DNS_PORT;
+use crate::knot::Knot;
+use crate::kubernetes::{Cluster, Operator};
+use crate::lab::Lab;
+use crate::stagepost::Stagepost;
+
+/// The zone that tests send from.
+pub const ZONE: &str = "example.test";
+/// The name that the sending host says.
+const EHLO: &str = "out.servers.test";
+/// Where it connects from.
+const SENDER: &str = "192.0.2.1";
+
+/// All of it; the operators are started by the test.
+pub struct Operated {
+    /// The API.
+    pub cluster: Cluster,
+    /// The servers of [`ZONE`].
+    pub knot: Knot,
+    /// Takes mail, and keeps accounts.
+    pub stagepost: Stagepost,
+    /// What the rest stands on.
+    pub lab: Lab,
+}
+
+impl Operated {
+    /// Everything but operators, with a namespace `shop`.
+    pub fn start() -> Self {
+        let lab = Lab::new();
+        let cluster = Cluster::start(&lab);
+        // A policy is looked for above the domain too, up to the topmost name.
+        let zones = [
+            (ZONE, ""),
+            ("servers.test", ""),
+            ("test", ""),
+            ("2.0.192.in-addr.arpa", "1 PTR out.servers.test.\n"),
+        ];
+        let mut knot = Knot::start(&lab.subfolder("knot"), &zones);
+        let address = knot.address();
+        let servers = format!("ns1 A {address}\nns2 A {address}\nout A {SENDER}\nmx A 192.0.2.9\n");
+        knot.serve("servers.test", &servers);
+        let stagepost = lab.stagepost().bare().start();
+        cluster.kubectl(&["create", "namespace", "shop"]);
+        Self { cluster, knot, stagepost, lab }
+    }
+
+    /// What operators have to be told.
+    pub fn arguments(&self) -> Vec<String> {
+        let state = self.stagepost.state();
+        let dns = SocketAddr::from((self.knot.address(), DNS_PORT));
+        [
+            format!("--accounts-server=unix:{}", state.join("stagepost.sock").display()),
+            format!("--grpc-token-file={}", state.join("token").display()),
+            format!("--operator-resolvers={dns}"),
+            format!("--operator-dns-port={DNS_PORT}"),
+            format!("--operator-senders={SENDER}={EHLO}"),
+            "--operator-check-secs=3".into(),
+            "--operator-check-quick-secs=1".into(),
+            "--operator-retire-secs=3".into(),
+        ]
+        .into()
+    }
+
+    /// An operator with the usual arguments.
+    pub fn operator(&self, name: &str) -> Operator {
+        self.cluster.operator(name, &self.arguments())
+    }
+
+    /// Publishes exactly what the status of a domain says is needed, but for what `but` names (a part of the purpose), at the
+    /// zone's servers; DKIM keys also where Stagepost's judges ask.
+    pub fn publish(&mut self, domain: &Value, but: Option<&str>) {
+        let mut records = String::new();
+        for record in domain["status"]["records"].as_array().expect("the status has records") {
+            let word = |field: &str| record[field].as_str().unwrap_or_default();
+            let (kind, name, value) = (word("type"), word("name"), word("value"));
+            let ours = name == ZONE || name.ends_with(&format!(".{ZONE}"));
+            let informs = ["EgressReady", "MTASTSReady", "TLSRPTReady"].contains(&word("condition"));
+            if !ours || informs || but.is_some_and(|but| word("purpose").contains(but)) {
+                continue;
+            }
+            match kind {
+                "TXT" => {
+                    records.push_str(&format!("{name}. TXT {}\n", quoted(value)));
+                    if name.contains("._domainkey.") {
+                        self.lab.dns.txt(name, value);
+                    }
+                }
+                // Any host will do; the status can't know which.
+                "MX" => records.push_str(&format!("{name}. MX 10 mx.servers.test.\n")),
+                other => panic!("{other} records aren't published here"),
+            }
+        }
+        self.knot.serve(ZONE, &records);
+    }
+
+    /// A SendingDomain `example` of [`ZONE`] in namespace `shop`, with its Account.
+    pub fn apply_domain(&self) {
+        self.cluster.apply(&format!(
+            "apiVersion: stagepost.dev/v1alpha1\nkind: Account\nmetadata: {{name: shop, namespace: shop}}\n\
+             spec: {{plan: unlimited}}\n---\n\
+             apiVersion: stagepost.dev/v1alpha1\nkind: SendingDomain\nmetadata: {{name: example, namespace: shop}}\n\
+             spec: {{domain: {ZONE}, account: shop}}\n"
+        ));
+    }
+
+    /// The domain's object, once DNS has been asked for all its keys.
+    pub fn checked_domain(&self, keys: usize) -> Value {
+        let what = format!("records of {keys} keys are told");
+        self.cluster.wait(("shop", "sendingdomain", "example"), &what, |object| {
+            let records = object["status"]["records"].as_array()?;
+            let of_keys = records.iter().filter(|record| record["condition"] == "DKIMPublished");
+            (of_keys.count() == keys).then(|| object.clone())
+        })
+    }
+
+    /// Runs `stagepost` with these arguments against the running one, and gives what it prints as JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        self.stagepost.ask(arguments)
+    }
+
+    /// A Secret's entries, decoded.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<std::collections::BTreeMap<String, String>> {
+        let secret = self.cluster.object(namespace, "secret", name)?;
+        let data = secret["data"].as_object()?;
+        let decode = |value: &Value| {
+            let mut command = Command::new("base64");
+            command.arg("--decode");
+            let output = crate::process::run(command, value.as_str().unwrap_or_default().as_bytes());
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        Some(data.iter().map(|(name, value)| (name.clone(), decode(value))).collect())
+    }
+}
+
+/// A TXT value as a zone file has it.
+fn quoted(value: &str) -> String {
+    let octets = value.as_bytes();
+    let strings = octets.chunks(255).map(|chunk| format!("\"{}\"", String::from_utf8_lossy(chunk)));
+    strings.collect::<Vec<_>>().join(" ")
+}
