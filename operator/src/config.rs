@@ -1,8 +1,11 @@
 //! What the operator can be told.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+use runtime::networks::{Network, Reach};
 
 use crate::dns::name::Name;
 use crate::dns::spf::Sender;
@@ -21,6 +24,9 @@ pub struct Config {
     /// Name by which this process is known in the Lease, no other's; by default the host's with random letters.
     #[arg(long, value_name = "NAME")]
     pub operator_identity: Option<String>,
+    /// Seconds after which another operator may take the Lease over from one that doesn't renew it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..=600))]
+    pub operator_lease_secs: u16,
     /// Host that applications submit mail to, as Secrets of credentials name it.
     #[arg(long, value_name = "NAME", default_value = "stagepost")]
     pub operator_smtp_host: String,
@@ -43,6 +49,12 @@ pub struct Config {
     /// Port at which zones' own servers are asked.
     #[arg(long, value_name = "PORT", default_value_t = 53)]
     pub operator_dns_port: u16,
+    /// Networks from which MTA-STS policies may be fetched although they are loopback, private or reserved.
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    pub operator_allowed_networks: Vec<Network>,
+    /// PEM file with authorities that are trusted beside the web's where policies are fetched.
+    #[arg(long, value_name = "FILE")]
+    pub operator_ca_file: Option<PathBuf>,
     /// Seconds between looks at the DNS of a domain that is Ready, give or take a tenth.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub operator_check_secs: u64,
@@ -112,6 +124,11 @@ impl Config {
             retire_secs: secs(self.operator_retire_secs),
             concurrency: self.operator_concurrency,
         }
+    }
+
+    /// Where policies may be fetched from.
+    pub(crate) fn reach(&self) -> Reach {
+        Reach { allowed: self.operator_allowed_networks.clone(), ..Reach::default() }
     }
 
     /// The term of SPF; none when it has to be named.

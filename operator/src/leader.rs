@@ -18,17 +18,30 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long a Lease lasts without being renewed.
-const DURATION: Duration = Duration::from_secs(15);
-/// The holder that couldn't renew for so long works no more.
-const RENEW_WITHIN: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_secs(2);
-/// A call of the API that takes longer has failed.
-const CALL_MAX: Duration = Duration::from_secs(4);
+/// Times of a Lease, all from how long it lasts.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// Without being renewed.
+    lasts: Duration,
+    /// The holder that couldn't renew for so long works no more: the rest is for what is under way to end.
+    renew_within: Duration,
+    retry: Duration,
+    /// A call of the API that takes longer has failed.
+    call_max: Duration,
+}
+
+impl Times {
+    fn of(lasts: Duration) -> Self {
+        Self { lasts, renew_within: lasts * 2 / 3, retry: lasts / 7, call_max: lasts / 4 }
+    }
+}
 
 /// Whether this process may change anything. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Leading(Arc<Mutex<Option<Instant>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Leading {
+    renewed: Arc<Mutex<Option<Instant>>>,
+    renew_within: Duration,
+}
 
 /// The Lease is another's, or could be by now.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +55,12 @@ impl Leading {
     }
 
     pub(crate) fn is(&self) -> bool {
-        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_WITHIN)
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_some_and(|renewed| renewed.elapsed() < self.renew_within)
     }
 
     fn set(&self, renewed: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
     }
 }
 
@@ -56,6 +69,7 @@ pub(crate) struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
+    times: Times,
     leading: Leading,
     observed: Option<Observed>,
 }
@@ -76,8 +90,11 @@ enum Step {
 }
 
 impl Election {
-    pub(crate) fn new(api: Api<Lease>, name: String, identity: String) -> Self {
-        Self { api, name, identity, leading: Leading::default(), observed: None }
+    /// A Lease that isn't renewed for `lasts` is anybody's.
+    pub(crate) fn new(api: Api<Lease>, name: String, identity: String, lasts: Duration) -> Self {
+        let times = Times::of(lasts);
+        let leading = Leading { renewed: Arc::default(), renew_within: times.renew_within };
+        Self { api, name, identity, times, leading, observed: None }
     }
 
     pub(crate) fn leading(&self) -> Leading {
@@ -92,7 +109,7 @@ impl Election {
                 Ok(false) => {}
                 Err(error) => tracing::warn!(error = %error, "can't ask for the Lease"),
             }
-            shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+            shutdown.run_until_cancelled(tokio::time::sleep(self.times.retry)).await;
         }
         false
     }
@@ -100,7 +117,7 @@ impl Election {
     /// Renews until that fails for too long, the Lease is another's, or `end`.
     pub(crate) async fn keep(&mut self, end: &CancellationToken) {
         loop {
-            if end.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            if end.run_until_cancelled(tokio::time::sleep(self.times.retry)).await.is_none() {
                 return;
             }
             match self.attempt().await {
@@ -125,7 +142,7 @@ impl Election {
         if !ours {
             return;
         }
-        let released = tokio::time::timeout(CALL_MAX, async {
+        let released = tokio::time::timeout(self.times.call_max, async {
             let mut lease = self.api.get(&self.name).await?;
             if let Some(spec) = lease.spec.as_mut().filter(|spec| held_by(spec) == Some(&self.identity)) {
                 spec.holder_identity = None;
@@ -145,7 +162,7 @@ impl Election {
     /// Takes or renews the Lease if that can be; whether it is ours then.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let began = Instant::now();
-        let tried = tokio::time::timeout(CALL_MAX, self.try_once()).await;
+        let tried = tokio::time::timeout(self.times.call_max, self.try_once()).await;
         let ours = match tried {
             Ok(Ok(ours)) => ours,
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => false,
@@ -194,7 +211,7 @@ impl Election {
             Some(holder) if *holder == self.identity && self.leading.is() => Step::Renew,
             Some(_) => {
                 let lasts = record.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
-                let lasts = lasts.map_or(DURATION, Duration::from_secs);
+                let lasts = lasts.map_or(self.times.lasts, Duration::from_secs);
                 if now.saturating_duration_since(*at) > lasts { Step::Take } else { Step::Follow }
             }
         }
@@ -206,7 +223,7 @@ impl Election {
         let transitions = before.and_then(|before| before.lease_transitions).unwrap_or_default();
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(self.times.lasts.as_secs()).ok(),
             acquire_time: before
                 .filter(|_| ours)
                 .map_or(Some(now.clone()), |before| before.acquire_time.clone()),

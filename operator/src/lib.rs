@@ -29,6 +29,7 @@ mod domain;
 mod keymaker;
 mod leader;
 mod metrics;
+mod policies;
 mod secrets;
 mod told;
 mod watch;
@@ -44,6 +45,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use proto::accounts::v1::administration_client::AdministrationClient;
+use runtime::tls::{ClientTls, TlsError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +57,7 @@ use crate::context::{Context, Failure, Failures};
 use crate::crd::{Account, SendingDomain, SmtpCredential};
 use crate::keymaker::KeyMaker;
 use crate::leader::{Election, Leading};
+use crate::policies::Policies;
 use crate::told::{Said, Told};
 use crate::watch::{Kind, Managed};
 
@@ -93,6 +96,9 @@ pub enum RunError {
         "what lets our hosts send? Name them with --operator-senders, and if they are not one, a term of SPF with --operator-spf"
     )]
     NoSenders,
+    /// Authorities can't be trusted.
+    #[error("--operator-ca-file can't be used: {0}")]
+    Authorities(#[from] TlsError),
     /// Threads can't be started.
     #[error("can't start threads that make keys: {0}")]
     Threads(std::io::Error),
@@ -115,7 +121,8 @@ pub async fn run(config: Config, parts: Parts, shutdown: CancellationToken) -> R
         format!("{host}-{}", random_text(6))
     });
     let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
-    let mut election = Election::new(leases, format!("{}-operator", parts.instance), identity.clone());
+    let lasts = Duration::from_secs(config.operator_lease_secs.into());
+    let mut election = Election::new(leases, format!("{}-operator", parts.instance), identity.clone(), lasts);
     while election.win(&shutdown).await {
         tracing::info!(identity, "this operator holds the Lease");
         parts.metrics.leading.set(1);
@@ -148,6 +155,7 @@ fn work(
     end: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, RunError> {
     let (accounts, domains, credentials) = (Kind::new(), Kind::new(), Kind::new());
+    let tls = ClientTls::load_for_web(config.operator_ca_file.as_deref())?;
     let reporter = Reporter { controller: context::MANAGER.into(), instance: Some(identity.to_owned()) };
     let context = Arc::new(Context {
         client: client.clone(),
@@ -158,7 +166,7 @@ fn work(
         domains: domains.store.clone(),
         credentials: credentials.store.clone(),
         keys: KeyMaker::start().map_err(RunError::Threads)?,
-        look: domain::look::Dns::default(),
+        look: domain::look::Dns::new(Policies::new(tls, config.reach())),
         recorder: Recorder::new(client, reporter),
         metrics: parts.metrics.clone(),
         failures: Failures::default(),

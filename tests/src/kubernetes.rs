@@ -48,7 +48,8 @@ pub struct Cluster {
     _alone: MutexGuard<'static, ()>,
 }
 
-fn built(name: &str) -> PathBuf {
+/// A program that tests/install built.
+pub(crate) fn built(name: &str) -> PathBuf {
     let path = cache().join("bin").join(name);
     assert!(path.exists(), "{} isn't there: run tests/install", path.display());
     path
@@ -215,8 +216,18 @@ impl Cluster {
         })
     }
 
-    /// An operator that talks to the accounts of `accounts` (arguments), with more arguments.
+    /// Where all files of it are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// An operator of this name with these arguments.
     pub fn operator(&self, name: &str, arguments: &[String]) -> Operator {
+        self.operator_with(name, arguments, &self.kubeconfig())
+    }
+
+    /// [`Cluster::operator`] that finds the API by another file.
+    pub fn operator_with(&self, name: &str, arguments: &[String], kubeconfig: &Path) -> Operator {
         let address = address::fresh();
         let mut command = Command::new(program());
         command
@@ -225,7 +236,7 @@ impl Cluster {
             .args(["--admin-listen", &format!("{address}:{ADMIN_PORT}")])
             .args(["--operator-identity", name, "--operator-lease-namespace", "default"])
             .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig());
+            .env("KUBECONFIG", kubeconfig);
         let process = Process::start(name, command, &self.folder.join(format!("{name}.log")));
         Operator { process, address }
     }

@@ -45,6 +45,7 @@
 )]
 
 pub mod address;
+pub mod between;
 pub mod certs;
 pub mod chance;
 pub mod corpus;

@@ -11,12 +11,12 @@ use crate::crd::{DmarcPolicy, DomainKey, DomainKeyState, SendingDomain};
 use crate::dns::authority::Authority as _;
 use crate::dns::dkim::{self, Key};
 use crate::dns::dmarc::record::Policy;
-use crate::dns::mta_sts::{Fetch, FetchError};
 use crate::dns::name::Name;
 use crate::dns::report::{Finding, Purpose, Record, Report, State};
 use crate::dns::resolver::Resolver;
 use crate::dns::servers::Servers;
 use crate::dns::{Expectations, check};
+use crate::policies::Policies;
 use crate::secrets::KeyMaterial;
 
 use super::Wanted;
@@ -25,9 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Resolvers are kept by their addresses; objects may name any.
 const RESOLVERS_MAX: usize = 64;
 
-/// The way to DNS.
-#[derive(Default)]
+/// The way to DNS, and to what it announces.
 pub(crate) struct Dns {
+    policies: Policies,
     resolvers: Mutex<HashMap<Vec<SocketAddr>, Resolver>>,
 }
 
@@ -53,16 +53,11 @@ impl Look {
 #[error("DNS can't be asked: {0}")]
 pub(crate) struct LookError(String);
 
-/// Policies of MTA-STS are for those that send to the domain; here it only matters that they are announced.
-struct NoPolicies;
-
-impl Fetch for NoPolicies {
-    async fn policy(&self, _: &Name) -> Result<Vec<u8>, FetchError> {
-        Err(FetchError::Failed("policies aren't fetched".into()))
-    }
-}
-
 impl Dns {
+    pub(crate) fn new(policies: Policies) -> Self {
+        Self { policies, resolvers: Mutex::default() }
+    }
+
     fn resolver(&self, addresses: &[SocketAddr]) -> Result<Resolver, LookError> {
         let mut held = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(resolver) = held.get(addresses) {
@@ -86,6 +81,7 @@ impl Dns {
         settings: &crate::config::Settings,
     ) -> Result<Look, LookError> {
         let resolver = self.resolver(&resolvers(domain, &settings.resolvers))?;
+        let policies = self.policies.through(&resolver);
         let servers = Servers::new(resolver.clone(), TIMEOUT).at_port(settings.dns_port);
         let keys: Vec<Key> = keys
             .iter()
@@ -117,7 +113,7 @@ impl Dns {
         };
         let name = Name::from(&wanted.domain);
         let wrong = |error: crate::dns::name::NameError| LookError(error.to_string());
-        let report = check(&expectations, &resolver, &NoPolicies, SystemTime::now());
+        let report = check(&expectations, &resolver, &policies, SystemTime::now());
         let each = join_all(keys.iter().map(|key| self.everywhere(&name, key, &resolver, &servers)));
         let (report, each) = tokio::join!(report, each);
         let report = report.map_err(wrong)?;

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mail::{RetrySchedule, RetryScheduleError};
+use runtime::networks::Network;
 
-use crate::route::{
-    Network, Providers, ProvidersError, SiteLimit, SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite,
-};
+use crate::route::{Providers, ProvidersError, SiteLimit, SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite};
 use crate::sites::{Sites, UnknownSite};
 
 /// The flags of delivery. Defaults suit a host that sends for some organisations.

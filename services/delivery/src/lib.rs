@@ -49,6 +49,7 @@ use std::time::Duration;
 
 use limits::Limits;
 use proto::accounts::v1::signing_client::SigningClient;
+use runtime::networks::Reach;
 use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
@@ -61,8 +62,8 @@ pub use config::{AddressFamily, Config, ConfigError, Mode, Sign};
 pub use metrics::{Metrics, show_queue};
 pub use observer::{AttemptReport, LogObserver, Observer};
 pub use route::{
-    Network, NextHop, ParseNetworkError, ParseSettingError, Pattern, ProvidersError, SiteLimit,
-    SiteRetryWaits, StaticRoute, TlsPolicy, TlsSite,
+    NextHop, ParseSettingError, Pattern, ProvidersError, SiteLimit, SiteRetryWaits, StaticRoute, TlsPolicy,
+    TlsSite,
 };
 pub use sites::UnknownSite;
 pub use tls::TlsError;
@@ -71,7 +72,7 @@ use crate::config::Timeouts;
 use crate::context::Context;
 use crate::isolation::Failures;
 use crate::pool::Pools;
-use crate::route::{Dns, Reach, Router, RouterSettings};
+use crate::route::{Dns, Router, RouterSettings};
 use crate::sandbox::Sandbox;
 use crate::sign::Signatures;
 use crate::suspension::Suspensions;

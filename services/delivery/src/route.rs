@@ -3,12 +3,11 @@
 //! ```text
 //! host --settings--> static route
 //!      --literal---> that address
-//!      --DNS-------> MX hosts and their addresses (module `mx`), less ourselves and internal networks (module `networks`)
+//!      --DNS-------> MX hosts and their addresses (module `mx`), less ourselves and internal networks (`runtime::networks`)
 //! ```
 
 mod lookup;
 mod mx;
-mod networks;
 mod providers;
 mod statics;
 #[cfg(test)]
@@ -19,12 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mail::TlsRequirement;
+use runtime::networks::{Reach, Verdict};
 use smtp::address::{Domain, Host};
 use smtp::reply::EnhancedCode;
 
 pub(crate) use lookup::{Dns, Lookup};
-pub use networks::{Network, ParseNetworkError};
-pub(crate) use networks::{Reach, Verdict};
 pub(crate) use providers::Providers;
 pub use providers::ProvidersError;
 pub use statics::{

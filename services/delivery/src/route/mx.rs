@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use runtime::networks::{Reach, Verdict};
 use runtime::random_u32;
 use smtp::address::Domain;
 
 use super::lookup::{Exchange, Family, Lookup, LookupError, Mx};
-use super::networks::{Reach, Verdict};
 use super::{Hosts, RouteError, RouteHost};
 use crate::config::AddressFamily;
 

@@ -1,10 +1,11 @@
 //! What every service needs around its work: calls between services, TLS from files, logs, traces, metrics, health, signals,
-//! time and chance.
+//! time, chance, and which addresses may be connected to.
 //!
 //! ```text
 //! signals --token--> services        rpc::serve <--service token--> rpc::connect
 //! tls::ServerTls <--reload-- files   telemetry --> standard error, OTLP
 //!                                    admin::serve <-- metrics::Registry, checks
+//! networks: which addresses that others name may be connected to
 //! ```
 //!
 //! It knows nothing of mail, and it holds no configuration: callers pass what they decided.
@@ -12,6 +13,7 @@
 pub mod admin;
 pub mod clock;
 pub mod metrics;
+pub mod networks;
 mod random;
 pub mod rpc;
 pub mod signals;

@@ -1,4 +1,4 @@
-//! TLS of our own listeners, and of calls between services: certificates and keys from files, read again when they change.
+//! TLS of our own listeners, of calls between services, and towards the web's servers: certificates and keys from files, read again when they change.
 
 mod client;
 
@@ -19,6 +19,7 @@ pub use client::ClientTls;
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How HTTP/2, and so gRPC, is named in ALPN.
 const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// The certificate or the key can't be used.
 #[derive(Debug, thiserror::Error)]

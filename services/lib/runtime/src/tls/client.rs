@@ -1,4 +1,4 @@
-//! TLS towards our own services: who is trusted, and who we say we are.
+//! TLS towards our own services and the web's servers: who is trusted, and who we say we are.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,7 +8,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use super::{HTTP2, TlsError, modified, read_pair, read_roots};
+use super::{HTTP1, HTTP2, TlsError, modified, read_pair, read_roots};
 
 /// A client's TLS; files are read again for new connections when they have changed. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,6 +23,9 @@ struct Inner {
 #[derive(Debug)]
 struct Files {
     authorities: Option<PathBuf>,
+    /// The web's are trusted beside them.
+    web_too: bool,
+    protocols: &'static [&'static [u8]],
     identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -34,14 +37,27 @@ impl ClientTls {
     /// When a file can't be read or used; each names the path.
     pub fn load(authorities: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Self, TlsError> {
         let identity = identity.map(|(certificate, key)| (certificate.into(), key.into()));
-        let files = Files { authorities: authorities.map(Into::into), identity };
+        let web_too = authorities.is_none();
+        Self::with(Files { authorities: authorities.map(Into::into), web_too, protocols: &[HTTP2], identity })
+    }
+
+    /// For the web's servers: trusts the authorities that the web trusts, and those in a PEM file beside them.
+    ///
+    /// # Errors
+    /// When the file can't be read or used; it names the path.
+    pub fn load_for_web(authorities: Option<&Path>) -> Result<Self, TlsError> {
+        let authorities = authorities.map(Into::into);
+        Self::with(Files { authorities, web_too: true, protocols: &[HTTP1], identity: None })
+    }
+
+    fn with(files: Files) -> Result<Self, TlsError> {
         let times = modified(&files.paths());
         let config = files.read()?;
         Ok(Self(Arc::new(Inner { files, current: RwLock::new((config, times)) })))
     }
 
     /// With the files' newest usable content.
-    pub(crate) fn connector(&self) -> TlsConnector {
+    pub fn connector(&self) -> TlsConnector {
         let times = modified(&self.0.files.paths());
         let unchanged = self.0.current.read().unwrap_or_else(PoisonError::into_inner).1 == times;
         if !unchanged {
@@ -65,10 +81,13 @@ impl Files {
     }
 
     fn read(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        let roots = match &self.authorities {
+        let mut roots = match &self.authorities {
             Some(path) => read_roots(path)?,
-            None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+            None => RootCertStore::empty(),
         };
+        if self.web_too {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
         let unusable = |source| match &self.identity {
             Some((certificate, key)) => {
                 TlsError::Unusable { certificate: certificate.clone(), key: key.clone(), source }
@@ -89,7 +108,7 @@ impl Files {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Arc::new(config))
     }
 }

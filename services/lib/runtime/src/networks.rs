@@ -1,4 +1,4 @@
-//! Addresses that mail may go to, and those that it may not.
+//! Addresses of others that may be connected to, and those that may not, whoever names them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -66,7 +66,7 @@ impl Network {
     }
 }
 
-/// Where no mail server of somebody else can be: this network, private and shared ones, link-local, documentation,
+/// Where no server of somebody else can be: this network, private and shared ones, link-local, documentation,
 /// benchmarks, multicast, reserved, and IPv6 forms that stand for IPv4 addresses (RFC 6890 and its registry).
 const NEVER: [Network; 26] = [
     Network::v4(0, 0, 0, 0, 8),
@@ -100,8 +100,8 @@ const NEVER: [Network; 26] = [
 
 /// What is said of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Mail may go there.
+pub enum Verdict {
+    /// It may be connected to.
     Allowed,
     /// It is this host: loopback, unspecified, an interface's, or one that was named as ours.
     Ours,
@@ -111,17 +111,19 @@ pub(crate) enum Verdict {
 
 /// Decides about addresses that DNS or an address literal names.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reach {
-    /// Refused beside [`NEVER`].
-    pub(crate) refused: Vec<Network>,
+pub struct Reach {
+    /// Refused beside those that never are somebody else's.
+    pub refused: Vec<Network>,
     /// Allowed although refused.
-    pub(crate) allowed: Vec<Network>,
+    pub allowed: Vec<Network>,
     /// Addresses that lead back to us, as of a load balancer.
-    pub(crate) own: Vec<IpAddr>,
+    pub own: Vec<IpAddr>,
 }
 
 impl Reach {
-    pub(crate) fn verdict(&self, ip: IpAddr) -> Verdict {
+    /// What holds for an address.
+    #[must_use]
+    pub fn verdict(&self, ip: IpAddr) -> Verdict {
         let ip = ip.to_canonical();
         if self.own.iter().any(|own| own.to_canonical() == ip) {
             return Verdict::Ours;
