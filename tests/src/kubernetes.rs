@@ -266,6 +266,14 @@ impl Operator {
         http::ask("GET", (self.address, ADMIN_PORT).into(), "/metrics").body
     }
 
+    /// The value of one of its metrics: name and labels as they stand there. Nothing, so far, is 0.
+    pub fn metric(&self, name: &str) -> u64 {
+        let answer = http::try_ask("GET", (self.address, ADMIN_PORT).into(), "/metrics");
+        let text = answer.map(|answer| answer.body).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_default()
+    }
+
     /// Waits until it holds the Lease.
     pub fn wait_leading(&self) {
         until("the operator holds the Lease", SETTLED, || {

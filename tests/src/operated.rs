@@ -77,28 +77,13 @@ impl Operated {
     /// Publishes exactly what the status of a domain says is needed, but for what `but` names (a part of the purpose), at the
     /// zone's servers; DKIM keys also where Stagepost's judges ask.
     pub fn publish(&mut self, domain: &Value, but: Option<&str>) {
-        let mut records = String::new();
-        for record in domain["status"]["records"].as_array().expect("the status has records") {
-            let word = |field: &str| record[field].as_str().unwrap_or_default();
-            let (kind, name, value) = (word("type"), word("name"), word("value"));
-            let ours = name == ZONE || name.ends_with(&format!(".{ZONE}"));
-            let informs = ["EgressReady", "MTASTSReady", "TLSRPTReady"].contains(&word("condition"));
-            if !ours || informs || but.is_some_and(|but| word("purpose").contains(but)) {
-                continue;
-            }
-            match kind {
-                "TXT" => {
-                    records.push_str(&format!("{name}. TXT {}\n", quoted(value)));
-                    if name.contains("._domainkey.") {
-                        self.lab.dns.txt(name, value);
-                    }
-                }
-                // Any host will do; the status can't know which.
-                "MX" => records.push_str(&format!("{name}. MX 10 mx.servers.test.\n")),
-                other => panic!("{other} records aren't published here"),
+        for record in records(domain) {
+            let name = word(record, "name");
+            if name.contains("._domainkey.") {
+                self.lab.dns.txt(name, word(record, "value"));
             }
         }
-        self.knot.serve(ZONE, &records);
+        self.knot.serve(ZONE, &zone_lines(domain, but));
     }
 
     /// A SendingDomain `example` of [`ZONE`] in namespace `shop`, with its Account.
@@ -138,6 +123,38 @@ impl Operated {
         };
         Some(data.iter().map(|(name, value)| (name.clone(), decode(value))).collect())
     }
+}
+
+fn records(domain: &Value) -> &[Value] {
+    domain["status"]["records"].as_array().expect("the status has records")
+}
+
+fn word<'a>(record: &'a Value, field: &str) -> &'a str {
+    record[field].as_str().unwrap_or_default()
+}
+
+/// The records of [`ZONE`] that the status of a domain says are needed, but for those that `but` names (a part of the
+/// purpose), as lines of a zone file.
+///
+/// # Panics
+/// When one is of a kind that isn't published here.
+pub fn zone_lines(domain: &Value, but: Option<&str>) -> String {
+    let mut lines = String::new();
+    for record in records(domain) {
+        let (name, value) = (word(record, "name"), word(record, "value"));
+        let ours = name == ZONE || name.ends_with(&format!(".{ZONE}"));
+        let informs = ["EgressReady", "MTASTSReady", "TLSRPTReady"].contains(&word(record, "condition"));
+        if !ours || informs || but.is_some_and(|but| word(record, "purpose").contains(but)) {
+            continue;
+        }
+        match word(record, "type") {
+            "TXT" => lines.push_str(&format!("{name}. TXT {}\n", quoted(value))),
+            // Any host will do; the status can't know which.
+            "MX" => lines.push_str(&format!("{name}. MX 10 mx.servers.test.\n")),
+            other => panic!("{other} records aren't published here"),
+        }
+    }
+    lines
 }
 
 /// A TXT value as a zone file has it.
