@@ -186,7 +186,8 @@ impl Election {
             return Ok(true);
         };
         self.observe(lease.spec.clone());
-        match self.step(Instant::now()) {
+        let observed = self.observed.as_ref();
+        match step(observed, &self.identity, self.leading.is(), self.times.lasts, Instant::now()) {
             Step::Follow => Ok(false),
             Step::Take | Step::Renew => {
                 lease.spec = Some(self.record(lease.spec.as_ref()));
@@ -200,20 +201,6 @@ impl Election {
     fn observe(&mut self, record: Option<LeaseSpec>) {
         if self.observed.as_ref().is_none_or(|observed| observed.record != record) {
             self.observed = Some(Observed { record, at: Instant::now() });
-        }
-    }
-
-    fn step(&self, now: Instant) -> Step {
-        let Some(Observed { record: Some(record), at }) = &self.observed else { return Step::Take };
-        match held_by(record) {
-            None => Step::Take,
-            // After a time in which another could have held it, it is taken anew.
-            Some(holder) if *holder == self.identity && self.leading.is() => Step::Renew,
-            Some(_) => {
-                let lasts = record.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
-                let lasts = lasts.map_or(self.times.lasts, Duration::from_secs);
-                if now.saturating_duration_since(*at) > lasts { Step::Take } else { Step::Follow }
-            }
         }
     }
 
@@ -234,6 +221,77 @@ impl Election {
     }
 }
 
+/// What follows from a record that was seen when; a record that names no duration lasts for `lasts`.
+fn step(observed: Option<&Observed>, identity: &str, leading: bool, lasts: Duration, now: Instant) -> Step {
+    let Some(Observed { record: Some(record), at }) = observed else { return Step::Take };
+    match held_by(record) {
+        None => Step::Take,
+        // After a time in which another could have held it, it is taken anew.
+        Some(holder) if *holder == identity && leading => Step::Renew,
+        Some(_) => {
+            let said = record.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
+            let lasts = said.map_or(lasts, Duration::from_secs);
+            if now.saturating_duration_since(*at) > lasts { Step::Take } else { Step::Follow }
+        }
+    }
+}
+
 fn held_by(record: &LeaseSpec) -> Option<&String> {
     record.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LASTS: Duration = Duration::from_secs(15);
+
+    /// Seen now, renewed by a clock that is wrong by so many seconds.
+    fn observed(holder: Option<&str>, clock_off_secs: i64) -> Observed {
+        let renewed = Timestamp::from_second(Timestamp::now().as_second() + clock_off_secs).unwrap();
+        let record = LeaseSpec {
+            holder_identity: holder.map(Into::into),
+            lease_duration_seconds: Some(15),
+            renew_time: Some(MicroTime(renewed)),
+            ..LeaseSpec::default()
+        };
+        Observed { record: Some(record), at: Instant::now() }
+    }
+
+    fn after(observed: &Observed, leading: bool, secs: u64) -> Step {
+        step(Some(observed), "me", leading, LASTS, observed.at + Duration::from_secs(secs))
+    }
+
+    #[tokio::test]
+    async fn clocks_of_others_do_not_matter() {
+        for clock_off_secs in [-90, 0, 90] {
+            let theirs = observed(Some("other"), clock_off_secs);
+            assert_eq!([0, 15, 16].map(|secs| after(&theirs, false, secs)), [Step::Follow, Step::Follow, Step::Take]);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_was_stopped_waits_like_anybody_else() {
+        let ours = observed(Some("me"), 0);
+        assert_eq!(after(&ours, true, 1), Step::Renew);
+        assert_eq!([1, 16].map(|secs| after(&ours, false, secs)), [Step::Follow, Step::Take]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_holds_is_taken() {
+        assert_eq!(step(None, "me", false, LASTS, Instant::now()), Step::Take);
+        for nobody in [observed(None, 0), observed(Some(""), 0)] {
+            assert_eq!(after(&nobody, false, 0), Step::Take);
+        }
+    }
+
+    #[test]
+    fn the_holder_stops_before_anybody_may_take_over() {
+        for secs in [3, 15, 600] {
+            let times = Times::of(Duration::from_secs(secs));
+            assert!(times.renew_within + times.call_max < times.lasts, "{times:?}");
+            // More than one try may fail.
+            assert!(times.retry + times.call_max < times.renew_within, "{times:?}");
+        }
+    }
 }

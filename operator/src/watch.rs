@@ -17,11 +17,14 @@ use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt as _, predicates};
 use kube::{Client, Resource, ResourceExt as _};
+use runtime::telemetry::{TRACE, failed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::context::{Context, Failure, Guarded};
 use crate::secrets::MANAGED_BY;
@@ -138,7 +141,14 @@ fn watched<K: Managed>(
 async fn look_after<K: Managed>(object: Arc<Guarded<K>>, context: Arc<Context>) -> Result<Action, Failure> {
     let began = Instant::now();
     let outcome = match &object.0 {
-        Ok(object) => object.reconcile(&context).await,
+        Ok(object) => {
+            let span = reconcile_span(object);
+            let outcome = object.reconcile(&context).instrument(span.clone()).await;
+            if let Err(failure) = &outcome {
+                failed(&span, failure.category());
+            }
+            outcome
+        }
         Err(invalid) => {
             // Whoever made it past the API server's checks has changed since; the others go on.
             let name = object.name_any();
@@ -151,6 +161,20 @@ async fn look_after<K: Managed>(object: Arc<Guarded<K>>, context: Arc<Context>) 
         context.failures.clear(&object.uid().unwrap_or_default());
     }
     outcome
+}
+
+/// A look at an object is a trace of its own: `dns.check`, `dkim.generate` and calls to accounts are in it.
+fn reconcile_span<K: Managed>(object: &K) -> Span {
+    tracing::info_span!(
+        target: TRACE,
+        parent: None,
+        "reconcile",
+        k8s.object.kind = K::KIND,
+        k8s.namespace.name = object.namespace(),
+        k8s.object.name = object.name_any(),
+        error.type = Empty,
+        otel.status_code = Empty,
+    )
 }
 
 fn again<K: Managed>(object: Arc<Guarded<K>>, failure: &Failure, context: Arc<Context>) -> Action {

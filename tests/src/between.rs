@@ -84,7 +84,7 @@ impl Between {
         let mut command = Command::new(built("kubectl"));
         command
             .arg("--kubeconfig")
-            .arg(cluster.kubeconfig())
+            .arg(cluster.operators_kubeconfig())
             .args(["proxy", "--accept-hosts=.*"])
             .args([format!("--address={address}"), format!("--port={PROXY_PORT}")]);
         let folder = cluster.folder();

@@ -28,6 +28,7 @@ use crate::stagepost::program;
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
 const API_PORT: u16 = 6443;
+const ADMIN_TOKEN: &str = "a-token-of-the-tests";
 /// Where an operator shows its health.
 const ADMIN_PORT: u16 = 8080;
 /// How long the API may take to be there, on a machine that does other things too.
@@ -74,9 +75,9 @@ impl Cluster {
         let authority = folder.join("authority.pem");
         std::fs::write(&authority, lab.authority.pem()).expect("a file can be written");
         let tokens = folder.join("tokens.csv");
-        std::fs::write(&tokens, "a-token-of-the-tests,admin,admin,\"system:masters\"\n")
+        std::fs::write(&tokens, format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))
             .expect("a file can be written");
-        std::fs::write(folder.join("kubeconfig"), kubeconfig(address, &authority))
+        std::fs::write(folder.join("kubeconfig"), kubeconfig(address, &authority, ADMIN_TOKEN))
             .expect("a file can be written");
 
         let mut command = Command::new(built("kube-apiserver"));
@@ -113,6 +114,10 @@ impl Cluster {
         let controllers = Process::start("kube-controller-manager", command, &folder.join("controllers.log"));
         let cluster = Self { _controllers: controllers, api, _etcd: etcd, folder, _alone: alone };
         cluster.define();
+        cluster.allow_operators();
+        let token = cluster.kubectl(&["create", "token", "operator", "--duration=4h"]);
+        let config = kubeconfig(address, &authority, token.trim());
+        std::fs::write(cluster.operators_kubeconfig(), config).expect("a file can be written");
         cluster
     }
 
@@ -129,6 +134,33 @@ impl Cluster {
             let name = format!("crd/{kind}.stagepost.dev");
             self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name]);
         }
+    }
+
+    /// Gives the account `operator` the rights that the chart gives, and no others.
+    fn allow_operators(&self) {
+        let files = address::tests_folder().join("../charts/stagepost/files");
+        let rules = |name: &str| {
+            let text = std::fs::read_to_string(files.join(name)).expect("the chart has the rules");
+            let rules = text.lines().filter(|line| !line.starts_with('#'));
+            rules.map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let head = "apiVersion: rbac.authorization.k8s.io/v1\nkind";
+        let subject = "subjects: [{kind: ServiceAccount, name: operator, namespace: default}]\n\
+                       roleRef: {apiGroup: rbac.authorization.k8s.io, name: operator, kind";
+        self.apply(&format!(
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: operator, namespace: default}}\n---\n\
+             {head}: ClusterRole\nmetadata: {{name: operator}}\nrules:\n{}---\n\
+             {head}: ClusterRoleBinding\nmetadata: {{name: operator}}\n{subject}: ClusterRole}}\n---\n\
+             {head}: Role\nmetadata: {{name: operator, namespace: default}}\nrules:\n{}---\n\
+             {head}: RoleBinding\nmetadata: {{name: operator, namespace: default}}\n{subject}: Role}}\n",
+            rules("operator-rules.yaml"),
+            rules("operator-lease-rules.yaml"),
+        ));
+    }
+
+    /// The file by which operators find the API: with no more rights than the chart gives them.
+    pub(crate) fn operators_kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig-operator")
     }
 
     /// The file by which clients find the API.
@@ -223,7 +255,7 @@ impl Cluster {
 
     /// An operator of this name with these arguments.
     pub fn operator(&self, name: &str, arguments: &[String]) -> Operator {
-        self.operator_with(name, arguments, &self.kubeconfig())
+        self.operator_with(name, arguments, &self.operators_kubeconfig())
     }
 
     /// [`Cluster::operator`] that finds the API by another file.
@@ -320,12 +352,12 @@ fn start_etcd(folder: &Path, address: Ipv4Addr) -> Process {
     Process::start("etcd", command, &folder.join("etcd.log"))
 }
 
-fn kubeconfig(address: Ipv4Addr, authority: &Path) -> String {
+fn kubeconfig(address: Ipv4Addr, authority: &Path, token: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\n\
          clusters: [{{name: test, cluster: {{server: \"https://{address}:{API_PORT}\", certificate-authority: \"{}\"}}}}]\n\
-         users: [{{name: admin, user: {{token: a-token-of-the-tests}}}}]\n\
-         contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]\n\
+         users: [{{name: test, user: {{token: {token}}}}}]\n\
+         contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
          current-context: test\n",
         authority.display()
     )

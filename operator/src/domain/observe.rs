@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use runtime::telemetry::TRACE;
+use tracing::Instrument as _;
 
 use super::rotation::{self, Next, Policy, Seen, Source};
 use super::{DAY_SECS, ROTATE, Reconcile, Wanted, algorithm, key_algorithm, look, request};
@@ -55,7 +57,8 @@ impl Reconcile<'_> {
 
     pub(super) async fn make(&self, key: &DomainKey) -> Result<Secret, Failure> {
         let algorithm = algorithm(key.algorithm);
-        let made = self.context.keys.make(algorithm).await?;
+        let made = self.context.keys.make(algorithm);
+        let made = made.instrument(tracing::info_span!(target: TRACE, "dkim.generate")).await?;
         let kind = match key.algorithm {
             KeyAlgorithm::Rsa2048 => "rsa",
             KeyAlgorithm::Ed25519 => "ed25519",
@@ -91,7 +94,7 @@ impl Reconcile<'_> {
             return None;
         }
         let looked = self.context.look.look(&self.domain, wanted, &self.before.keys, material, settings);
-        match looked.await {
+        match looked.instrument(tracing::info_span!(target: TRACE, "dns.check")).await {
             Ok(look) => Some(look),
             Err(error) => {
                 tracing::warn!(%error, domain = self.domain.spec.domain, "DNS isn't asked");
