@@ -53,7 +53,8 @@ const NO_NAMES: [&str; 7] = ["common", "util", "utils", "helper", "helpers", "ty
 
 fn metadata() -> Metadata {
     let manifest = tests::address::tests_folder().join("../Cargo.toml");
-    MetadataCommand::new().manifest_path(manifest).other_options(["--locked".to_owned()]).exec().unwrap()
+    let options = ["--locked".to_owned(), "--offline".to_owned()];
+    MetadataCommand::new().manifest_path(manifest).other_options(options).exec().unwrap()
 }
 
 fn folder(package: &Package) -> PathBuf {
