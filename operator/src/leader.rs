@@ -266,7 +266,10 @@ mod tests {
     async fn clocks_of_others_do_not_matter() {
         for clock_off_secs in [-90, 0, 90] {
             let theirs = observed(Some("other"), clock_off_secs);
-            assert_eq!([0, 15, 16].map(|secs| after(&theirs, false, secs)), [Step::Follow, Step::Follow, Step::Take]);
+            assert_eq!(
+                [0, 15, 16].map(|secs| after(&theirs, false, secs)),
+                [Step::Follow, Step::Follow, Step::Take]
+            );
         }
     }
 
