@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::deadline::{SOON, until, until_true};
 use tests::lab::Lab;
 use tests::message;
-use tests::mx::{Answer, Mx, Step, Tls};
+use tests::mx::{Answer, Mx, Received, Step, Tls};
 use tests::process::{Process, run};
 use tests::stagepost::{Stagepost, program};
 
@@ -225,6 +225,12 @@ fn who_follows_is_told_at_once_and_ends_quietly() {
     assert_eq!(parsed(&all.log()).len(), 2 * sent);
 }
 
+fn message_id(received: &Received) -> String {
+    let text = received.text();
+    let line = text.lines().find(|line| line.to_ascii_lowercase().starts_with("message-id:"));
+    line.unwrap_or_else(|| panic!("{text}")).to_owned()
+}
+
 /// Killed again and again while mail is accepted and tried.
 #[test]
 fn each_recipient_ends_with_one_event_whatever_is_killed() {
@@ -264,7 +270,11 @@ fn each_recipient_ends_with_one_event_whatever_is_killed() {
     }
     let ids: HashSet<&str> = all.iter().map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), all.len(), "each is told once");
-    assert_eq!(sender.count(), 20, "a report for each that was refused");
+    // A kill between the remote's 250 and our record of it sends a report a second time, as the message that it is.
+    let messages = sender.messages();
+    let reports: HashSet<String> = messages.iter().map(message_id).collect();
+    assert_eq!(reports.len(), 20, "a report for each that was refused");
+    assert!(messages.len() - reports.len() <= 10, "{} reports a second time", messages.len() - reports.len());
 }
 
 #[test]
