@@ -48,7 +48,8 @@ pub struct Cluster {
     _alone: MutexGuard<'static, ()>,
 }
 
-fn built(name: &str) -> PathBuf {
+/// A program that `tests/install` built.
+pub(crate) fn built(name: &str) -> PathBuf {
     let path = cache().join("bin").join(name);
     assert!(path.exists(), "{} isn't there: run tests/install", path.display());
     path
@@ -128,6 +129,15 @@ impl Cluster {
             let name = format!("crd/{kind}.stagepost.dev");
             self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &name]);
         }
+    }
+
+    /// Defines the objects of external-dns.
+    pub fn define_endpoints(&self) {
+        let file = cache().join("dnsendpoints.yaml");
+        assert!(file.exists(), "{} isn't there: run tests/install", file.display());
+        self.kubectl(&["apply", "--server-side", "-f", text(&file)]);
+        let name = "crd/dnsendpoints.externaldns.k8s.io";
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name]);
     }
 
     /// The file by which clients find the API.
