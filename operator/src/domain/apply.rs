@@ -83,9 +83,10 @@ impl Reconcile<'_> {
         let object = api.get_opt(&endpoints::name_of(&self.domain, MAIL)).await?;
         let before = object.as_ref().map(endpoints::published).unwrap_or_default();
         let mail = endpoints::of_records(ours, &before, &self.domain.spec.dns);
-        // Nothing is known of any record before DNS is asked for the first time.
-        let changes = !records.is_empty() && mail != before;
-        Ok(changes.then_some(mail))
+        // Nothing is known of any record before DNS is asked for the first time. What is published already is applied again:
+        // its object may be that of a SendingDomain before this one.
+        let none = records.is_empty() || (mail.is_empty() && before.is_empty());
+        Ok((!none).then_some(mail))
     }
 
     pub(super) fn endpoints(&self) -> Api<DynamicObject> {
