@@ -61,7 +61,8 @@ pub struct Config {
     /// Seconds between looks at the DNS of a domain that isn't Ready.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub operator_check_quick_secs: u64,
-    /// Seconds for which what DNS said last holds when it doesn't answer.
+    /// Seconds for which what DNS said last holds when it doesn't answer. A server of a zone that didn't answer for half of it
+    /// isn't waited for any more while others of the zone answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub operator_hold_secs: u64,
     /// Seconds for which a DKIM key's record stays after it signed last: the longest that mail may be queued, and a week.

@@ -13,7 +13,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt as _;
 
 pub use account::{Account, AccountSpec, AccountStatus, Plan, Quotas, Usage};
@@ -26,7 +28,25 @@ pub use status::{DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomai
 
 /// The definitions of all objects, in the order in which they refer to one another.
 pub fn all() -> [CustomResourceDefinition; 3] {
-    [Account::crd(), SendingDomain::crd(), SmtpCredential::crd()]
+    let mut definitions = [Account::crd(), SendingDomain::crd(), SmtpCredential::crd()];
+    let versions = definitions.iter_mut().flat_map(|definition| &mut definition.spec.versions);
+    versions
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
+        .for_each(unwrap_lines);
+    definitions
+}
+
+/// Descriptions are comments of the source, wrapped to its width; kubectl wraps them to its own.
+fn unwrap_lines(schema: &mut JSONSchemaProps) {
+    if let Some(description) = &mut schema.description {
+        let paragraphs: Vec<String> =
+            description.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect();
+        *description = paragraphs.join("\n\n");
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| unwrap_lines(property));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        unwrap_lines(items);
+    }
 }
 
 /// All definitions as YAML documents, as `kubectl apply -f -` takes them.

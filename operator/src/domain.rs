@@ -11,6 +11,7 @@ mod judge;
 pub(crate) mod look;
 mod observe;
 mod rotation;
+mod silence;
 #[cfg(test)]
 mod tests;
 

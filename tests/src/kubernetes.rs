@@ -49,7 +49,7 @@ pub struct Cluster {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A program that tests/install built.
+/// A program that `tests/install` built.
 pub(crate) fn built(name: &str) -> PathBuf {
     let path = cache().join("bin").join(name);
     assert!(path.exists(), "{} isn't there: run tests/install", path.display());
@@ -161,6 +161,15 @@ impl Cluster {
     /// The file by which operators find the API: with no more rights than the chart gives them.
     pub(crate) fn operators_kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig-operator")
+    }
+
+    /// Defines the objects of external-dns.
+    pub fn define_endpoints(&self) {
+        let file = cache().join("dnsendpoints.yaml");
+        assert!(file.exists(), "{} isn't there: run tests/install", file.display());
+        self.kubectl(&["apply", "--server-side", "-f", text(&file)]);
+        let name = "crd/dnsendpoints.externaldns.k8s.io";
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name]);
     }
 
     /// The file by which clients find the API.

@@ -51,6 +51,7 @@ pub mod chance;
 pub mod corpus;
 pub mod deadline;
 pub mod dns;
+pub mod external_dns;
 pub mod fault;
 pub mod fleet;
 pub mod http;

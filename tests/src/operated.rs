@@ -7,9 +7,12 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::address::DNS_PORT;
+use crate::judge::mail_auth;
 use crate::knot::Knot;
 use crate::kubernetes::{Cluster, Operator};
 use crate::lab::Lab;
+use crate::message;
+use crate::mx::Mx;
 use crate::stagepost::Stagepost;
 
 /// The zone that tests send from.
@@ -34,16 +37,18 @@ pub struct Operated {
 impl Operated {
     /// Everything but operators, with a namespace `shop`.
     pub fn start() -> Self {
+        Self::start_with(&[(ZONE, "")], &[])
+    }
+
+    /// [`Operated::start`] with these zones in place of [`ZONE`], of which others fill those that are `open`.
+    pub fn start_with(zones: &[(&str, &str)], open: &[&str]) -> Self {
         let lab = Lab::new();
         let cluster = Cluster::start(&lab);
         // A policy is looked for above the domain too, up to the topmost name.
-        let zones = [
-            (ZONE, ""),
-            ("servers.test", ""),
-            ("test", ""),
-            ("2.0.192.in-addr.arpa", "1 PTR out.servers.test.\n"),
-        ];
-        let mut knot = Knot::start(&lab.subfolder("knot"), &zones);
+        let others =
+            [("servers.test", ""), ("test", ""), ("2.0.192.in-addr.arpa", "1 PTR out.servers.test.\n")];
+        let zones = [zones, others.as_slice()].concat();
+        let mut knot = Knot::start_open(&lab.subfolder("knot"), &zones, open);
         let address = knot.address();
         let servers = format!("ns1 A {address}\nns2 A {address}\nout A {SENDER}\nmx A 192.0.2.9\n");
         knot.serve("servers.test", &servers);
@@ -94,6 +99,30 @@ impl Operated {
              apiVersion: stagepost.dev/v1alpha1\nkind: SendingDomain\nmetadata: {{name: example, namespace: shop}}\n\
              spec: {{domain: {ZONE}, account: shop}}\n"
         ));
+    }
+
+    /// An SmtpCredential `app` in namespace `shop`.
+    pub fn apply_credential(&self) {
+        self.cluster.apply(
+            "apiVersion: stagepost.dev/v1alpha1\nkind: SmtpCredential\n\
+             metadata: {name: app, namespace: shop}\nspec: {account: shop}\n",
+        );
+    }
+
+    /// Sends the mail of this number to `mx` with what the Secret of the credential says; the selectors of its signatures, each
+    /// verified.
+    pub fn send(&self, mx: &Mx, number: usize) -> Vec<String> {
+        let login = self.secret("shop", "app").expect("there is a Secret");
+        let mut client = self.stagepost.login_as(&login["username"], &login["password"]);
+        let from = format!("hello@{ZONE}");
+        let octets = message::text(&from, "user@d1.test", &format!("Mail {number}"), "Hello.");
+        client.submit(&from, &["user@d1.test"], &octets);
+        let received = &mx.wait_for(number)[number - 1];
+        assert!(mail_auth(&self.lab.dns, &received.octets).is_ok(), "{}", received.text());
+        let text = received.text();
+        let fields = text.split("DKIM-Signature:").skip(1);
+        let selectors = fields.filter_map(|field| field.split("s=").nth(1)?.split(';').next());
+        selectors.map(|selector| selector.trim().to_owned()).collect()
     }
 
     /// The domain's object, once DNS has been asked for all its keys.
@@ -155,6 +184,13 @@ pub fn zone_lines(domain: &Value, but: Option<&str>) -> String {
         }
     }
     lines
+}
+
+/// The selectors of a domain's keys that are in this state.
+pub fn selectors(object: &Value, state: &str) -> Vec<String> {
+    let keys = object["status"]["keys"].as_array().cloned().unwrap_or_default();
+    let of_state = keys.iter().filter(|key| key["state"] == state);
+    of_state.filter_map(|key| Some(key["selector"].as_str()?.to_owned())).collect()
 }
 
 /// A TXT value as a zone file has it.

@@ -207,6 +207,13 @@ async fn a_server_that_does_not_answer_or_has_not_the_zone_says_nothing() {
     world.dns.fault("ns1.servers.test", Fault::ServFail);
     let said = world.everywhere("k.d1.test").await;
     assert!(matches!(said[0].1, Err(LookupError::Failed(_))), "{said:?}");
+    world.dns.heal("ns1.servers.test");
+
+    // Whom nobody can find isn't asked.
+    world.dns.remove("ns2.servers.test");
+    assert_eq!(world.everywhere("k.d1.test").await, [from("ns1", Ok("new"))]);
+    world.dns.remove("ns1.servers.test");
+    assert!(matches!(world.asked().everywhere(&name("k.d1.test")).await, Err(LookupError::Failed(_))));
 }
 
 #[tokio::test]

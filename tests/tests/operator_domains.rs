@@ -6,35 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::deadline::until_true;
-use tests::judge::mail_auth;
 use tests::kubernetes::SETTLED;
-use tests::message;
-use tests::operated::{Operated, ZONE};
+use tests::operated::{Operated, ZONE, selectors};
 
 const DOMAIN: (&str, &str, &str) = ("shop", "sendingdomain", "example");
-const CREDENTIAL: &str = "apiVersion: stagepost.dev/v1alpha1\nkind: SmtpCredential\n\
-                          metadata: {name: app, namespace: shop}\nspec: {account: shop}\n";
-
-fn selectors(object: &Value, state: &str) -> Vec<String> {
-    let keys = object["status"]["keys"].as_array().cloned().unwrap_or_default();
-    let of_state = keys.iter().filter(|key| key["state"] == state);
-    of_state.map(|key| key["selector"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Sends a mail with what the Secret of the credential says; the selectors of its signatures, each verified.
-fn send(site: &Operated, mx: &tests::mx::Mx, number: usize) -> Vec<String> {
-    let login = site.secret("shop", "app").unwrap();
-    let mut client = site.stagepost.login_as(&login["username"], &login["password"]);
-    let from = format!("hello@{ZONE}");
-    let octets = message::text(&from, "user@d1.test", &format!("Mail {number}"), "Hello.");
-    client.submit(&from, &["user@d1.test"], &octets);
-    let received = &mx.wait_for(number)[number - 1];
-    assert!(mail_auth(&site.lab.dns, &received.octets).is_ok(), "{}", received.text());
-    let text = received.text();
-    let fields = text.split("DKIM-Signature:").skip(1);
-    let selectors = fields.filter_map(|field| field.split("s=").nth(1)?.split(';').next());
-    selectors.map(|selector| selector.trim().to_owned()).collect()
-}
 
 #[test]
 fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mail_is_signed() {
@@ -42,7 +17,7 @@ fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mai
     let mx = site.lab.mx("d1.test");
     let operator = site.operator("one");
     site.apply_domain();
-    site.cluster.apply(CREDENTIAL);
+    site.apply_credential();
     let object = site.checked_domain(2);
     let why = site.cluster.wait_condition(DOMAIN, "Ready", "False");
     let first = &object["status"]["records"][0];
@@ -56,7 +31,7 @@ fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mai
     site.cluster.wait_condition(("shop", "smtpcredential", "app"), "Ready", "True");
     let ready = site.cluster.object(DOMAIN.0, DOMAIN.1, DOMAIN.2).unwrap();
     let signing = selectors(&ready, "Active");
-    let mut signed = send(&site, &mx, 1);
+    let mut signed = site.send(&mx, 1);
     signed.sort();
     let mut wanted = signing.clone();
     wanted.sort();
@@ -99,7 +74,7 @@ fn leaked_keys_are_replaced(site: &mut Operated, mx: &tests::mx::Mx, old: &[Stri
     let annotation = "stagepost.dev/rotate-emergency=1";
     site.cluster.kubectl(&["annotate", "sendingdomain", "example", "-n", "shop", annotation]);
     let both = site.checked_domain(4);
-    let signed = send(site, mx, 2);
+    let signed = site.send(mx, 2);
     assert!(signed.iter().all(|selector| old.contains(selector)), "{signed:?}");
     site.publish(&both, None);
     let new = site.cluster.wait(DOMAIN, "new keys sign and the old ones are gone", |object| {
@@ -109,7 +84,7 @@ fn leaked_keys_are_replaced(site: &mut Operated, mx: &tests::mx::Mx, old: &[Stri
     });
     until_true("mail is signed with the new keys", SETTLED, || {
         let number = mx.count() + 1;
-        send(site, mx, number).iter().all(|selector| new.contains(selector))
+        site.send(mx, number).iter().all(|selector| new.contains(selector))
     });
     let secrets = site.cluster.objects("shop", "secrets");
     let keys = secrets.iter().filter(|secret| secret["type"] == "stagepost.dev/dkim-key");

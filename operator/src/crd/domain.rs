@@ -226,8 +226,9 @@ pub struct Dns {
             .message("a resolver is an IP address, or one with a port such as 192.0.2.53:5353 or [2001:db8::53]:5353")
     )]
     pub resolvers: Vec<String>,
-    /// How TXT values of over 255 octets are written in DNSEndpoint objects: `Chunked` into quoted strings, or `Plain` for
-    /// providers that cut them up themselves.
+    /// How TXT values are written in DNSEndpoint objects: `Chunked`, as a zone file has them, in quoted strings of at most 255
+    /// octets, for providers such as Route 53, Google, PowerDNS and RFC 2136; or `Plain` for those that quote and cut up
+    /// themselves, such as Azure.
     #[serde(default)]
     pub txt_format: TxtFormat,
     /// TTL of published records, in seconds.

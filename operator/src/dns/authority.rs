@@ -37,7 +37,8 @@ pub trait Authority: Sync {
     fn zone(&self, name: &Name) -> impl Future<Output = Result<Zone, LookupError>> + Send;
 
     /// The TXT records that each server of a name's zone has. Aliases are followed into their own zones; a server is named that
-    /// says something else than that the name is an alias. Never none.
+    /// says something else than that the name is an alias. Servers that DNS says have no address aren't named: nobody can ask
+    /// them. Never none.
     ///
     /// # Errors
     /// [`LookupError`] when the zone's servers can't be found.

@@ -275,7 +275,8 @@ async fn without_key_behind_alias(name: &Name, target: &Name, lookup: &impl Look
 }
 
 /// Whether each server of the zone and the resolver give our key, so that no receiver can miss it: what must be so
-/// before it signs. One server that hasn't got it, or doesn't answer, is enough for a no.
+/// before it signs. One server that hasn't got it, or doesn't answer, is enough for a no; but those that are `given_up`
+/// don't count while there are others.
 ///
 /// # Errors
 /// [`NameError`] when the selector makes no name.
@@ -284,13 +285,16 @@ pub async fn check_everywhere(
     key: &Key,
     lookup: &impl Lookup,
     authority: &impl Authority,
+    given_up: impl Fn(&Sighting) -> bool,
 ) -> Result<Finding, NameError> {
     let name = key.name(domain)?;
     let sightings = match authority.everywhere(&name).await {
         Ok(sightings) => sightings,
         Err(error) => return Ok(Finding::unknown(format!("the servers of {name} can't be found: {error}"))),
     };
-    let mut findings: Vec<Finding> = sightings
+    let (silent, heard): (Vec<_>, Vec<_>) = sightings.iter().partition(|sighting| given_up(sighting));
+    let counted = if heard.is_empty() { &silent } else { &heard };
+    let mut findings: Vec<Finding> = counted
         .iter()
         .map(|Sighting { server, found, .. }| {
             // Each server was asked for the name at the end of the aliases.
@@ -305,8 +309,13 @@ pub async fn check_everywhere(
         let reasons: Vec<&str> = wanting.map(|finding| finding.reason.as_str()).collect();
         (!reasons.is_empty()).then(|| Finding { state, reason: reasons.join("; ") })
     });
+    let others = match silent.iter().map(|sighting| sighting.server.to_string()).collect::<Vec<_>>() {
+        none if none.is_empty() => String::new(),
+        silent => format!("; {} didn't answer for long and isn't waited for", silent.join(", ")),
+    };
     Ok(worst.unwrap_or_else(|| {
-        Finding::found(format!("all {} servers of {name} and the resolver have our key", sightings.len()))
+        let all = counted.len();
+        Finding::found(format!("all {all} servers of {name} and the resolver have our key{others}"))
     }))
 }
 

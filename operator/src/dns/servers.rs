@@ -48,25 +48,25 @@ impl Servers {
 
     /// What one server has at its first address that answers.
     async fn sighting(&self, server: &Name, name: &Name) -> Said {
-        let mut failure = LookupError::Failed("the server has no address".to_owned());
+        let mut failure = None;
         for family in [Family::Ipv4, Family::Ipv6] {
             let addresses = match self.addresses_of(server, family).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
-                    failure = error;
+                    failure = Some(error);
                     continue;
                 }
             };
             for address in addresses {
                 match self.ask(address, name).await {
                     Said::Has(Err(LookupError::Failed(why)), _) => {
-                        failure = LookupError::Failed(format!("{address}: {why}"));
+                        failure = Some(LookupError::Failed(format!("{address}: {why}")));
                     }
                     said => return said,
                 }
             }
         }
-        Said::Has(Err(failure), None)
+        failure.map_or(Said::Nowhere, |failure| Said::Has(Err(failure), None))
     }
 
     async fn addresses_of(&self, server: &Name, family: Family) -> Result<Vec<IpAddr>, LookupError> {
@@ -89,7 +89,7 @@ impl Servers {
         match response {
             Ok(response) => match said(name, &response) {
                 Said::Has(found, _) => Said::Has(found, Some(address)),
-                alias => alias,
+                other => other,
             },
             Err(error) => Said::Has(Err(LookupError::Failed(error.to_string())), Some(address)),
         }
@@ -123,6 +123,8 @@ fn addresses<T: Copy + Into<IpAddr>>(answer: &Answer<T>) -> Vec<IpAddr> {
 enum Said {
     Has(Found<Text>, Option<IpAddr>),
     Alias(Name),
+    /// DNS says that the server has no address.
+    Nowhere,
 }
 
 async fn first(exchange: &DnsExchange<TokioRuntimeProvider>, query: Query) -> Result<DnsResponse, NetError> {
@@ -194,6 +196,7 @@ impl Authority for Servers {
     async fn everywhere(&self, name: &Name) -> Result<Vec<Sighting>, LookupError> {
         let mut sightings = Vec::new();
         let mut names = vec![name.clone()];
+        let mut circle = false;
         let mut next = 0;
         while let Some(current) = names.get(next).cloned() {
             next += 1;
@@ -204,7 +207,8 @@ impl Authority for Servers {
                     Said::Has(found, address) => {
                         sightings.push(Sighting { server: server.clone(), address, found });
                     }
-                    Said::Alias(target) if names.contains(&target) => {}
+                    Said::Nowhere => {}
+                    Said::Alias(target) if names.contains(&target) => circle = true,
                     // Who publishes names decides how many there are: what is asked has an end.
                     Said::Alias(_) if names.len() == ALIASES_MAX => {
                         return Err(LookupError::Failed(format!("{name} leads to too many aliases")));
@@ -213,10 +217,11 @@ impl Authority for Servers {
                 }
             }
         }
-        if sightings.is_empty() {
-            return Err(LookupError::Failed(format!("the aliases of {name} are a circle")));
+        match (sightings.is_empty(), circle) {
+            (true, true) => Err(LookupError::Failed(format!("the aliases of {name} are a circle"))),
+            (true, false) => Err(LookupError::Failed("none of them has an address".to_owned())),
+            (false, _) => Ok(sightings),
         }
-        Ok(sightings)
     }
 }
 

@@ -30,34 +30,25 @@ impl Reconcile<'_> {
         if self.domain.spec.dns.mode != DnsMode::ExternalDns {
             return Ok(());
         }
+        let dns = &self.domain.spec.dns;
         let mut parts: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
         for key in keys.iter().filter(|key| key.state != DomainKeyState::Generating) {
             let Some(held) = material.get(&key.selector) else { continue };
             let own = format!("{}._domainkey.{}", key.selector, wanted.domain);
-            let txt = |name: String| Endpoint { record_type: "TXT".into(), name, value: held.record.clone() };
+            let txt = |name: &str| Endpoint::new("TXT", name, &held.record, dns);
             let endpoints = match wanted.target(&key.selector) {
                 Some(target) => {
-                    let alias = target.as_str().to_owned();
-                    vec![
-                        txt(alias.clone()),
-                        Endpoint { record_type: "CNAME".into(), name: own, value: alias },
-                    ]
+                    let alias = target.as_str();
+                    vec![txt(alias), Endpoint::new("CNAME", &own, alias, dns)]
                 }
-                None => vec![txt(own)],
+                None => vec![txt(&own)],
             };
             parts.insert(key.selector.clone(), endpoints);
         }
-        let of_domain = ["SPFAligned", "DMARCPublished", "ReturnPathReady"];
-        let mail = records
-            .iter()
-            .filter(|record| record.required && of_domain.contains(&record.condition.as_str()))
-            // A record that is a matter of taste isn't ours to write.
-            .filter(|record| record.r#type != "MX" || self.domain.spec.return_path.is_some());
-        let mail: Vec<Endpoint> = mail.map(Endpoint::from).collect();
-        if !mail.is_empty() {
+        let api = self.endpoints();
+        if let Some(mail) = self.mail(&api, records).await? {
             parts.insert(MAIL.into(), mail);
         }
-        let api = self.endpoints();
         for (part, endpoints) in parts {
             self.context.leading.check()?;
             let object = endpoints::object(&self.domain, &part, &endpoints);
@@ -74,6 +65,28 @@ impl Reconcile<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What is to be published of a domain beside its keys; none while nothing is or should be.
+    async fn mail(
+        &self,
+        api: &Api<DynamicObject>,
+        records: &[DnsRecord],
+    ) -> Result<Option<Vec<Endpoint>>, Failure> {
+        let of_domain = ["SPFAligned", "DMARCPublished", "ReturnPathReady"];
+        let ours = records
+            .iter()
+            .filter(|record| record.required && of_domain.contains(&record.condition.as_str()))
+            // A record that is a matter of taste isn't ours to write, nor one that only the domain's owner knows.
+            .filter(|record| record.r#type != "MX" || self.domain.spec.return_path.is_some())
+            .filter(|record| !record.value.is_empty());
+        let object = api.get_opt(&endpoints::name_of(&self.domain, MAIL)).await?;
+        let before = object.as_ref().map(endpoints::published).unwrap_or_default();
+        let mail = endpoints::of_records(ours, &before, &self.domain.spec.dns);
+        // Nothing is known of any record before DNS is asked for the first time. What is published already is applied again:
+        // its object may be that of a SendingDomain before this one.
+        let none = records.is_empty() || (mail.is_empty() && before.is_empty());
+        Ok((!none).then_some(mail))
     }
 
     pub(super) fn endpoints(&self) -> Api<DynamicObject> {

@@ -5,24 +5,60 @@
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use kube::{Resource, ResourceExt as _};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::crd::{DnsRecord, SendingDomain, TxtFormat};
+use crate::crd::{Dns, DnsRecord, RecordState, SendingDomain, TxtFormat};
 use crate::secrets::MANAGED_BY;
 
-/// A record to publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A record to publish, in the form in which external-dns wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
-    pub(crate) record_type: String,
-    pub(crate) name: String,
-    pub(crate) value: String,
+    dns_name: String,
+    record_type: String,
+    #[serde(rename = "recordTTL")]
+    record_ttl: u32,
+    targets: Vec<String>,
 }
 
-impl From<&DnsRecord> for Endpoint {
-    fn from(record: &DnsRecord) -> Self {
-        let DnsRecord { r#type, name, value, .. } = record;
-        Self { record_type: r#type.clone(), name: name.clone(), value: value.clone() }
+impl Endpoint {
+    pub(crate) fn new(record_type: &str, name: &str, value: &str, dns: &Dns) -> Self {
+        let target = match record_type {
+            "TXT" => text(value, dns.txt_format),
+            _ => value.trim_end_matches('.').to_owned(),
+        };
+        let (dns_name, record_type) = (name.to_owned(), record_type.to_owned());
+        Self { dns_name, record_type, record_ttl: dns.ttl_secs, targets: vec![target] }
     }
+
+    fn is_for(&self, record: &DnsRecord) -> bool {
+        self.dns_name == record.name && self.record_type == record.r#type
+    }
+}
+
+/// What to publish for `records`, where `before` is published. What is found and isn't ours stays somebody else's, so that a
+/// policy that holds for all of an organisation isn't made milder by one of ours; what can't be looked up changes nothing.
+pub(crate) fn of_records<'a>(
+    records: impl Iterator<Item = &'a DnsRecord>,
+    before: &[Endpoint],
+    dns: &Dns,
+) -> Vec<Endpoint> {
+    let of_record = |record: &DnsRecord| {
+        let ours = before.iter().find(|endpoint| endpoint.is_for(record));
+        match record.state {
+            RecordState::Unknown => ours.cloned(),
+            RecordState::Found if ours.is_none() => None,
+            _ => Some(Endpoint::new(&record.r#type, &record.name, &record.value, dns)),
+        }
+    };
+    records.filter_map(of_record).collect()
+}
+
+/// What an object publishes.
+pub(crate) fn published(object: &DynamicObject) -> Vec<Endpoint> {
+    let endpoints = object.data["spec"]["endpoints"].as_array().into_iter().flatten();
+    endpoints.filter_map(|endpoint| Endpoint::deserialize(endpoint).ok()).collect()
 }
 
 pub(crate) fn resource() -> ApiResource {
@@ -37,24 +73,8 @@ pub(crate) fn name_of(domain: &SendingDomain, part: &str) -> String {
     format!("{}-{part}", short.trim_end_matches(['-', '.']))
 }
 
-/// The object that publishes `records`.
-pub(crate) fn object(domain: &SendingDomain, part: &str, records: &[Endpoint]) -> DynamicObject {
-    let dns = &domain.spec.dns;
-    let endpoints: Vec<_> = records
-        .iter()
-        .map(|record| {
-            let target = match record.record_type.as_str() {
-                "TXT" => text(&record.value, dns.txt_format),
-                _ => record.value.trim_end_matches('.').to_owned(),
-            };
-            json!({
-                "dnsName": record.name,
-                "recordType": record.record_type,
-                "recordTTL": dns.ttl_secs,
-                "targets": [target],
-            })
-        })
-        .collect();
+/// The object that publishes `endpoints`.
+pub(crate) fn object(domain: &SendingDomain, part: &str, endpoints: &[Endpoint]) -> DynamicObject {
     let mut object = DynamicObject::new(&name_of(domain, part), &resource());
     object.metadata.namespace = domain.namespace();
     object.metadata.owner_references = domain.controller_owner_ref(&()).map(|owner| vec![owner]);
@@ -66,7 +86,7 @@ pub(crate) fn object(domain: &SendingDomain, part: &str, records: &[Endpoint]) -
 fn text(value: &str, format: TxtFormat) -> String {
     match format {
         TxtFormat::Plain => value.to_owned(),
-        TxtFormat::Chunked if value.len() <= 255 => value.to_owned(),
+        // Also what is short: without quotes a zone file has a comment after a semicolon, and another string after a space.
         TxtFormat::Chunked => {
             let quoted = |chunk: &String| format!("\"{}\"", chunk.replace('\\', "\\\\").replace('"', "\\\""));
             dkim::txt_chunks(value).iter().map(quoted).collect::<Vec<_>>().join(" ")
@@ -88,31 +108,53 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_up_where_that_is_wanted() {
+    fn a_text_is_written_as_a_zone_file_has_it_where_that_is_wanted() {
         let long = "x".repeat(300);
-        let record = |value: &str| Endpoint {
-            record_type: "TXT".into(),
-            name: "a.example.com".into(),
-            value: value.into(),
-        };
         let target = |format: &str, value: &str| {
-            let object = object(&domain(format), "mail", &[record(value)]);
-            object.data["spec"]["endpoints"][0]["targets"][0].as_str().unwrap().to_owned()
+            let mut endpoint = Endpoint::new("TXT", "a.example.com", value, &domain(format).spec.dns);
+            endpoint.targets.pop().unwrap()
         };
         assert_eq!(target("Plain", &long), long);
+        assert_eq!(target("Plain", "v=spf1 -all"), "v=spf1 -all");
         let chunked = format!("\"{}\" \"{}\"", "x".repeat(255), "x".repeat(45));
         assert_eq!(target("Chunked", &long), chunked);
-        assert_eq!(target("Chunked", "v=spf1 -all"), "v=spf1 -all");
+        assert_eq!(target("Chunked", "v=DMARC1; p=none"), "\"v=DMARC1; p=none\"");
+        assert_eq!(target("Chunked", r#"a"b\c"#), r#""a\"b\\c""#);
+    }
+
+    #[test]
+    fn what_others_publish_is_left_to_them_and_what_is_not_known_stays() {
+        let domain = domain("Plain");
+        let dns = &domain.spec.dns;
+        let old = Endpoint::new("TXT", "a.example.com", "old", dns);
+        let new = Endpoint::new("TXT", "a.example.com", "new", dns);
+        let record = |state: &str| -> DnsRecord {
+            let record = json!({
+                "type": "TXT", "name": "a.example.com", "value": "new", "purpose": "a text", "condition": "SPFAligned",
+                "required": true, "state": state, "message": ""
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        let nothing: &[Endpoint] = &[];
+        for (state, without, with) in [
+            ("Missing", Some(&new), Some(&new)),
+            ("Mismatch", Some(&new), Some(&new)),
+            ("Found", None, Some(&new)),
+            ("Unknown", None, Some(&old)),
+        ] {
+            let record = record(state);
+            let given = |before| of_records(std::iter::once(&record), before, dns).pop();
+            assert_eq!(given(nothing).as_ref(), without, "{state}");
+            let there = published(&object(&domain, "mail", std::slice::from_ref(&old)));
+            assert_eq!(given(&there).as_ref(), with, "{state}");
+        }
     }
 
     #[test]
     fn the_object_is_the_domains() {
-        let record = Endpoint {
-            record_type: "MX".into(),
-            name: "b.example.com".into(),
-            value: "10 mx.example.net.".into(),
-        };
-        let object = object(&domain("Plain"), "sp1-rsa", &[record]);
+        let domain = domain("Plain");
+        let endpoint = Endpoint::new("MX", "b.example.com", "10 mx.example.net.", &domain.spec.dns);
+        let object = object(&domain, "sp1-rsa", &[endpoint]);
         assert_eq!(
             (object.name_any().as_str(), object.namespace().as_deref()),
             ("example-com-sp1-rsa", Some("shop"))

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 
 use crate::crd::{DmarcPolicy, DomainKey, DomainKeyState, SendingDomain};
-use crate::dns::authority::Authority as _;
+use crate::dns::authority::{Authority as _, Sighting};
 use crate::dns::dkim::{self, Key};
 use crate::dns::dmarc::record::Policy;
 use crate::dns::name::Name;
@@ -20,6 +20,7 @@ use crate::policies::Policies;
 use crate::secrets::KeyMaterial;
 
 use super::Wanted;
+use super::silence::Silences;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Resolvers are kept by their addresses; objects may name any.
@@ -29,6 +30,7 @@ const RESOLVERS_MAX: usize = 64;
 pub(crate) struct Dns {
     policies: Policies,
     resolvers: Mutex<HashMap<Vec<SocketAddr>, Resolver>>,
+    silences: Silences,
 }
 
 /// What was seen.
@@ -55,7 +57,7 @@ pub(crate) struct LookError(String);
 
 impl Dns {
     pub(crate) fn new(policies: Policies) -> Self {
-        Self { policies, resolvers: Mutex::default() }
+        Self { policies, resolvers: Mutex::default(), silences: Silences::default() }
     }
 
     fn resolver(&self, addresses: &[SocketAddr]) -> Result<Resolver, LookError> {
@@ -114,7 +116,9 @@ impl Dns {
         let name = Name::from(&wanted.domain);
         let wrong = |error: crate::dns::name::NameError| LookError(error.to_string());
         let report = check(&expectations, &resolver, &policies, SystemTime::now());
-        let each = join_all(keys.iter().map(|key| self.everywhere(&name, key, &resolver, &servers)));
+        let patience = patience(settings.hold_secs);
+        let each =
+            join_all(keys.iter().map(|key| self.everywhere(&name, key, &resolver, &servers, patience)));
         let (report, each) = tokio::join!(report, each);
         let report = report.map_err(wrong)?;
         let (mut everywhere, mut remembered_secs) = (BTreeMap::new(), BTreeMap::new());
@@ -132,17 +136,28 @@ impl Dns {
         key: &Key,
         resolver: &Resolver,
         servers: &Servers,
+        patience: Duration,
     ) -> (Finding, i64) {
-        let at = key.alias_of.clone().or_else(|| key.name(domain).ok());
-        let found = dkim::check_everywhere(domain, key, resolver, servers).await;
+        let now = Instant::now();
+        let given_up = |sighting: &Sighting| self.silences.given_up(domain, sighting, patience, now);
+        let found = dkim::check_everywhere(domain, key, resolver, servers, given_up).await;
         let finding =
             found.unwrap_or_else(|error| Finding { state: State::Unknown, reason: error.to_string() });
-        let zone = match at {
-            Some(at) if finding.state == State::Found => servers.zone(&at).await.ok(),
-            _ => None,
-        };
-        (finding, zone.map_or(0, |zone| i64::from(zone.negative_ttl_secs)))
+        if finding.state != State::Found {
+            return (finding, 0);
+        }
+        // Of an alias either end may have been missing.
+        let ends = [key.name(domain).ok(), key.alias_of.clone()].into_iter().flatten();
+        let zones = join_all(ends.map(|end| async move { servers.zone(&end).await.ok() })).await;
+        let remembered = zones.into_iter().flatten().map(|zone| i64::from(zone.negative_ttl_secs));
+        (finding, remembered.max().unwrap_or_default())
     }
+}
+
+/// How long a server that doesn't answer is waited for: less than what DNS said last holds, so that a domain whose other
+/// servers answer stays as it is.
+fn patience(hold_secs: i64) -> Duration {
+    Duration::from_secs(u64::try_from(hold_secs).unwrap_or_default() / 2)
 }
 
 /// The resolvers of an object, else those of the operator.

@@ -134,7 +134,32 @@ async fn a_key_is_everywhere_only_when_nobody_lacks_it() {
         ([away(), Err(LookupError::NoRecords)], &dns, State::Missing, "ns2.example.net.: "),
         ([has(), has()], &Memory::default(), State::Missing, "has no TXT record"),
     ] {
-        let finding = check_everywhere(&name("example.com"), &key, resolver, &Two(two)).await.unwrap();
+        let waits = |_: &Sighting| false;
+        let finding = check_everywhere(&name("example.com"), &key, resolver, &Two(two), waits).await.unwrap();
+        assert!(finding.state == state && finding.reason.contains(word), "{finding:?}");
+    }
+}
+
+#[tokio::test]
+async fn servers_that_are_given_up_count_for_nothing_while_there_are_others() {
+    let key = generated(Signs::Ed25519Sha256);
+    let has = || Ok(Answer { records: vec![Text(key.record.clone().into())], aliases: vec![], ttl_secs: 1 });
+    let dns = Memory::default().txt(AT, &key.record);
+    let away = || Err(LookupError::Failed("it timed out".to_owned()));
+    for (two, given_up, resolver, state, word) in [
+        ([has(), away()], 1, &dns, State::Found, "all 1 servers"),
+        ([has(), away()], 1, &dns, State::Found, "; ns2.example.net. didn't answer"),
+        ([Err(LookupError::NoDomain), away()], 1, &dns, State::Missing, "ns1.example.net.: "),
+        // The other one is still waited for.
+        ([away(), away()], 1, &dns, State::Unknown, "ns1.example.net.: "),
+        ([away(), away()], 2, &dns, State::Unknown, "ns1.example.net.: "),
+        ([has(), away()], 1, &Memory::default(), State::Missing, "has no TXT record"),
+    ] {
+        let last = |sighting: &Sighting| match given_up {
+            1 => sighting.server == name("ns2.example.net"),
+            _ => true,
+        };
+        let finding = check_everywhere(&name("example.com"), &key, resolver, &Two(two), last).await.unwrap();
         assert!(finding.state == state && finding.reason.contains(word), "{finding:?}");
     }
 }
