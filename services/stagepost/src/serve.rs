@@ -175,6 +175,7 @@ impl Site {
             metrics: delivery::Metrics::register(&mut registry),
             trace_addresses: process.trace_addresses(),
             host_name,
+            while_unready: ingress.while_unready(),
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
         delivery::show_queue(&mut registry, Arc::clone(&spool));
