@@ -24,7 +24,7 @@ pub use domain::{
     Dkim, Dmarc, DmarcPolicy, Dns, DnsMode, ExistingSecret, KeyAlgorithm, ReturnPath, SendingDomain,
     SendingDomainSpec, TxtFormat,
 };
-pub use status::{DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomainStatus};
+pub use status::{DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomainStatus, Unready};
 
 /// The definitions of all objects, in the order in which they refer to one another.
 pub fn all() -> [CustomResourceDefinition; 3] {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dereference: rivals, account, Secrets, DNS -> validate: Wanted -> decide: rotation::step, judge
-//!     -> keep the keys' states -> apply: Secrets, DNSEndpoints, accounts -> keep the status
+//!     -> keep the keys' states, and what the domain lacks -> apply: Secrets, DNSEndpoints, accounts -> keep the status
 //! ```
 
 mod apply;
@@ -30,7 +30,9 @@ use self::rotation::{Next, Request};
 use crate::claim;
 use crate::condition;
 use crate::context::{Context, Failure};
-use crate::crd::{DnsRecord, DomainKey, DomainKeyState, KeyAlgorithm, SendingDomain, SendingDomainStatus};
+use crate::crd::{
+    DnsRecord, DomainKey, DomainKeyState, KeyAlgorithm, SendingDomain, SendingDomainStatus, Unready,
+};
 use crate::dns::name::Name;
 use crate::told::{Said, TellError};
 
@@ -73,7 +75,7 @@ impl Wanted {
     }
 }
 
-/// What accounts should know of it, once a key signs.
+/// What accounts should know of it, once it has keys.
 pub(crate) fn said(domain: &SendingDomain, context: &Context) -> Option<Said> {
     let namespace = domain.namespace().unwrap_or_default();
     let account = context.account(&namespace, &domain.spec.account)?;
@@ -84,16 +86,19 @@ pub(crate) fn said(domain: &SendingDomain, context: &Context) -> Option<Said> {
     if domain.metadata.deletion_timestamp.is_some() || claim::rival(domain, rivals).is_some() {
         return None;
     }
-    say(domain, &account, &status.keys)
+    say(domain, &account, &status.keys, status.unready.as_ref())
 }
 
-fn say(domain: &SendingDomain, account: &str, keys: &[DomainKey]) -> Option<Said> {
+fn say(domain: &SendingDomain, account: &str, keys: &[DomainKey], unready: Option<&Unready>) -> Option<Said> {
     let told = keys.iter().filter(|key| key_state(key.state).is_some());
     let mut parts = vec![account.to_owned(), domain.spec.domain.clone(), domain.spec.subdomains.to_string()];
+    let about_domain = parts.len();
     for key in told {
         parts.push(format!("{} {:?} {:?} {}", key.selector, key.algorithm, key.state, key.secret_name));
     }
-    keys.iter().any(|key| key.state == DomainKeyState::Active).then_some(())?;
+    (parts.len() > about_domain).then_some(())?;
+    // Since when doesn't count: accounts keeps the first that it was told.
+    parts.extend(unready.map(|unready| format!("unready {}", unready.reason)));
     Some(Said::of(domain.uid()?, &parts.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
@@ -145,14 +150,6 @@ impl Reconcile<'_> {
         let (material, no_key) = self.material().await?;
         let look = self.look(&wanted, &material, &now).await;
         let next = self.next(&material, look.as_ref(), now.0);
-        if next.keys != self.before.keys || next.begun.is_some() {
-            let mut status = self.before.clone();
-            status.keys.clone_from(&next.keys);
-            if next.begun.is_some() {
-                status.rotation_begun.clone_from(&next.begun);
-            }
-            self.keep(status).await?;
-        }
         let records = match &look {
             Some(look) => {
                 let hold_secs = self.context.settings.hold_secs;
@@ -164,8 +161,12 @@ impl Reconcile<'_> {
             }
             None => self.before.records.clone(),
         };
+        let left = next.left();
+        let mut circumstances = Circumstances { rival: None, no_key, untold: None };
+        let unready = judge::unready(self.before.unready.as_ref(), &left, &records, &circumstances, &now);
+        self.keep_decided(&next, unready.as_ref()).await?;
         self.publish(&wanted, &next.keys, &material, &records).await?;
-        let (untold, away) = match self.tell(&next, &material).await {
+        let (untold, away) = match self.tell(&left, &material, unready.as_ref()).await {
             Ok(untold) => (untold, None),
             // What is known of DNS is told all the same, and the domain isn't less ready than it was.
             Err(Failure::Accounts(error @ TellError::Away(_))) => {
@@ -185,7 +186,7 @@ impl Reconcile<'_> {
         if away.is_some() {
             next.gone.clear();
         }
-        let circumstances = Circumstances { rival: None, no_key, untold };
+        circumstances.untold = untold;
         let changed = next.keys != self.before.keys;
         let made = next.keys.iter().any(|key| key.state == DomainKeyState::Generating);
         let wake_at = next.wake_at;
@@ -202,9 +203,23 @@ impl Reconcile<'_> {
             self.context.told.withdraw(&uid).await?;
         }
         let circumstances = Circumstances { rival, no_key: None, untold: None };
-        let records = Vec::new();
-        self.finish(records, &circumstances, None, now).await?;
+        // Once it has the domain it is checked anew before anything leaves.
+        let same = Next { keys: self.before.keys.clone(), ..Next::default() };
+        let unready = judge::unready(self.before.unready.as_ref(), &same.keys, &[], &circumstances, now);
+        self.keep_decided(&same, unready.as_ref()).await?;
+        self.finish(Vec::new(), &circumstances, None, now).await?;
         Ok(Action::requeue(jitter(Duration::from_secs(30))))
+    }
+
+    /// Keeps what is decided before it is done or told.
+    async fn keep_decided(&mut self, next: &Next, unready: Option<&Unready>) -> Result<(), Failure> {
+        let mut status = self.before.clone();
+        status.keys.clone_from(&next.keys);
+        if next.begun.is_some() {
+            status.rotation_begun.clone_from(&next.begun);
+        }
+        status.unready = unready.cloned();
+        self.keep(status).await
     }
 
     async fn keep(&mut self, status: SendingDomainStatus) -> Result<(), Failure> {

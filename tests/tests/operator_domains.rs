@@ -21,7 +21,9 @@ fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mai
     let object = site.checked_domain(2);
     let why = site.cluster.wait_condition(DOMAIN, "Ready", "False");
     let first = &object["status"]["records"][0];
-    assert!(why.contains(first["name"].as_str().unwrap()), "{why}");
+    let name = first["name"].as_str().unwrap();
+    assert!(why.contains(name), "{why}");
+    is_put_off(&site, &["isn't ready to send", name, "SendingDomain shop/example"]);
     site.cluster.wait_condition(("shop", "account", "shop"), "Ready", "True");
 
     let published = Instant::now();
@@ -52,6 +54,18 @@ fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mai
     nothing_is_left(&site);
 }
 
+/// Mail from the domain is put off with these words, as soon as accounts is told.
+fn is_put_off(site: &Operated, words: &[&str]) {
+    site.cluster.wait_condition(("shop", "smtpcredential", "app"), "Ready", "True");
+    let login = site.secret("shop", "app").unwrap();
+    until_true("mail is put off with what is missing", SETTLED, || {
+        let mut client = site.stagepost.login_as(&login["username"], &login["password"]);
+        let reply = client.command(&format!("MAIL FROM:<hello@{ZONE}>"));
+        (reply.code, reply.enhanced()) == (451, Some("4.7.1"))
+            && words.iter().all(|word| reply.text().contains(word))
+    });
+}
+
 fn a_removed_record_shows(site: &mut Operated, ready: &Value) {
     site.publish(ready, Some("DMARC"));
     let why = site.cluster.wait_condition(DOMAIN, "Ready", "False");
@@ -60,6 +74,7 @@ fn a_removed_record_shows(site: &mut Operated, ready: &Value) {
     let records = object["status"]["records"].as_array().unwrap();
     let dmarc = records.iter().find(|record| record["condition"] == "DMARCPublished").unwrap();
     assert_eq!(dmarc["state"], "Missing");
+    is_put_off(site, &[&format!("_dmarc.{ZONE}"), "SendingDomain shop/example"]);
     site.publish(ready, None);
     site.cluster.wait_condition(DOMAIN, "Ready", "True");
     // Servers that don't answer change nothing.

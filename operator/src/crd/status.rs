@@ -39,6 +39,19 @@ pub struct SendingDomainStatus {
     /// When DNS was asked last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Time>,
+    /// What accounts is told that the domain lacks; absent when its mail may leave. A look-up that fails changes nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unready: Option<Unready>,
+}
+
+/// Why mail from a domain isn't to leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unready {
+    /// What is missing, for those whose mail is put off.
+    pub reason: String,
+    /// Since when the domain isn't ready.
+    pub since: Time,
 }
 
 /// A DNS record that a domain needs, and what is there.

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::EventType;
-use proto::accounts::v1::{PutDomainRequest, PutKey};
+use proto::accounts::v1::{self as wire, PutDomainRequest, PutKey};
 
 use super::endpoints::{self, Endpoint};
 use super::rotation::Next;
 use super::{Reconcile, Wanted, key_state, say, wire_algorithm};
 use crate::context::{Failure, MANAGER};
-use crate::crd::{DnsMode, DnsRecord, DomainKey, DomainKeyState};
+use crate::crd::{DnsMode, DnsRecord, DomainKey, DomainKeyState, Unready};
 use crate::secrets::KeyMaterial;
 use crate::told::TellError;
 
@@ -94,11 +94,12 @@ impl Reconcile<'_> {
         Api::namespaced_with(self.context.client.clone(), &namespace, &endpoints::resource())
     }
 
-    /// Tells accounts of the domain and its keys; why that can't be.
+    /// Tells accounts of the domain, its keys, and what it lacks; why that can't be.
     pub(super) async fn tell(
         &self,
-        next: &Next,
+        keys: &[DomainKey],
         material: &HashMap<String, KeyMaterial>,
+        unready: Option<&Unready>,
     ) -> Result<Option<(&'static str, String)>, Failure> {
         let namespace = self.domain.namespace().unwrap_or_default();
         let wanted = &self.domain.spec.account;
@@ -106,10 +107,8 @@ impl Reconcile<'_> {
         let Some(Ok(account)) = account.as_ref().map(|account| &account.0) else {
             return Ok(Some(("NoAccount", format!("there is no Account {wanted} in namespace {namespace}"))));
         };
-        let keys: Vec<DomainKey> =
-            next.keys.iter().filter(|key| !next.gone.contains(&key.selector)).cloned().collect();
         let account = crate::account::name_of(account);
-        let Some(said) = say(&self.domain, &account, &keys) else { return Ok(None) };
+        let Some(said) = say(&self.domain, &account, keys, unready) else { return Ok(None) };
         if self.context.told.has(&said) {
             return Ok(None);
         }
@@ -127,6 +126,11 @@ impl Reconcile<'_> {
             name: self.domain.spec.domain.clone(),
             subdomains: self.domain.spec.subdomains,
             keys: put.collect(),
+            unready: unready.map(|unready| wire::Unready {
+                reason: unready.reason.clone(),
+                object: format!("SendingDomain {namespace}/{}", self.domain.name_any()),
+                since_ms: unready.since.0.as_millisecond(),
+            }),
             ..PutDomainRequest::default()
         };
         self.context.leading.check()?;

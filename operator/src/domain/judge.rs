@@ -5,18 +5,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::look::{Look, selector_of};
 use crate::claim::Holder;
 use crate::condition::{Holds, Verdict};
-use crate::crd::{DmarcPolicy, DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomain};
+use crate::crd::{DmarcPolicy, DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomain, Unready};
 use crate::dns::report::{Finding, Purpose, State};
 
+const DKIM: &str = "DKIMPublished";
 /// Conditions that make up Ready, in the order in which somebody has to act on them.
 pub(crate) const REQUIRED: [&str; 6] =
-    ["Claimed", "KeyReady", "DKIMPublished", "SPFAligned", "DMARCPublished", "ReturnPathReady"];
+    ["Claimed", "KeyReady", DKIM, "SPFAligned", "DMARCPublished", "ReturnPathReady"];
 /// Conditions for information.
 const FOR_INFORMATION: [&str; 3] = ["EgressReady", "MTASTSReady", "TLSRPTReady"];
 
 fn condition(purpose: &Purpose) -> &'static str {
     match purpose {
-        Purpose::Dkim { .. } => "DKIMPublished",
+        Purpose::Dkim { .. } => DKIM,
         Purpose::Spf => "SPFAligned",
         Purpose::Dmarc => "DMARCPublished",
         Purpose::ReturnPath => "ReturnPathReady",
@@ -102,7 +103,7 @@ pub(crate) fn behind_aliases(
                 name: target.clone(),
                 value: key.clone(),
                 purpose: format!("DKIM key {selector}, in the zone that the domain's alias leads to"),
-                condition: "DKIMPublished".into(),
+                condition: DKIM.into(),
                 required: false,
                 observed: None,
                 state: seen,
@@ -115,7 +116,7 @@ pub(crate) fn behind_aliases(
             name: format!("{selector}._domainkey.{}", domain.spec.domain),
             value: target.clone(),
             purpose: format!("DKIM alias {selector}: where the next key will be"),
-            condition: "DKIMPublished".into(),
+            condition: DKIM.into(),
             required: false,
             observed: None,
             state: RecordState::Unknown,
@@ -152,6 +153,44 @@ fn held(seen: DnsRecord, before: &[DnsRecord], hold_secs: i64, now: &Time) -> Dn
     };
     let fresh = |at: &&Time| now.0.as_second() - at.0.as_second() < hold_secs;
     if old.checked_at.as_ref().filter(fresh).is_some() { old.clone() } else { seen }
+}
+
+/// The most octets of what accounts is told that a domain lacks.
+const UNREADY_OCTETS_MAX: usize = 512;
+
+/// What accounts is told that the domain lacks, from what it was told before, and before it is told: that it wasn't is no lack.
+pub(crate) fn unready(
+    before: Option<&Unready>,
+    keys: &[DomainKey],
+    records: &[DnsRecord],
+    circumstances: &Circumstances,
+    now: &Time,
+) -> Option<Unready> {
+    let verdicts = verdicts(keys, records, circumstances);
+    let (ready, parts) = verdicts.split_first()?;
+    let signs = keys.iter().any(|key| key.state == DomainKeyState::Active);
+    let mut reason = match ready.holds {
+        Holds::True => return None,
+        // Who isn't told that it lacks anything must have a key that signs.
+        Holds::Unknown if signs || before.is_some() => return before.cloned(),
+        Holds::Unknown => ready.message.clone(),
+        Holds::False => match wanting(DKIM, records).filter(|_| is_first_wanting(DKIM, parts)) {
+            // What is said of a key names servers, which may be others at each check.
+            Some(record) => format!(
+                "{} {} isn't at all servers of its zone yet as it should be; status.records has its value",
+                record.r#type, record.name
+            ),
+            None => ready.message.clone(),
+        },
+    };
+    reason.truncate(reason.floor_char_boundary(UNREADY_OCTETS_MAX));
+    let since = before.map_or_else(|| now.clone(), |before| before.since.clone());
+    Some(Unready { reason, since })
+}
+
+fn is_first_wanting(kind: &str, verdicts: &[Verdict]) -> bool {
+    let wants = |verdict: &&Verdict| REQUIRED.contains(&verdict.kind) && verdict.holds == Holds::False;
+    verdicts.iter().find(wants).is_some_and(|verdict| verdict.kind == kind)
 }
 
 /// What else there is to say than what DNS says.
@@ -221,24 +260,33 @@ fn key_ready(keys: &[DomainKey], circumstances: &Circumstances) -> Verdict {
     Verdict::new("KeyReady", Holds::True, "Made", format!("keys: {}", made.join(", ")))
 }
 
+/// The records that decide whether a condition holds.
+fn counted<'a>(kind: &str, records: &'a [DnsRecord]) -> impl Iterator<Item = &'a DnsRecord> + Clone {
+    let always = !REQUIRED.contains(&kind);
+    let counts = move |record: &&DnsRecord| record.condition == kind && (record.required || always);
+    records.iter().filter(counts)
+}
+
+/// The record because of which a condition doesn't hold.
+fn wanting<'a>(kind: &str, records: &'a [DnsRecord]) -> Option<&'a DnsRecord> {
+    let first = |state| counted(kind, records).find(|record| record.state == state);
+    first(RecordState::Mismatch).or_else(|| first(RecordState::Missing))
+}
+
 fn published(kind: &'static str, records: &[DnsRecord]) -> Verdict {
-    let about: Vec<&DnsRecord> = records.iter().filter(|record| record.condition == kind).collect();
-    let counts = |record: &&&DnsRecord| record.required || !REQUIRED.contains(&kind);
-    let counted: Vec<&&DnsRecord> = about.iter().filter(counts).collect();
-    let first = |state: RecordState| counted.iter().find(|record| record.state == state);
-    let (holds, reason, record) = if counted.is_empty() {
-        return match about.first() {
+    let mut counted = counted(kind, records);
+    let (holds, reason, record) = if let Some(record) = wanting(kind, records) {
+        let reason = if record.state == RecordState::Mismatch { "RecordMismatch" } else { "RecordMissing" };
+        (Holds::False, reason, record)
+    } else if let Some(record) = counted.clone().find(|record| record.state == RecordState::Unknown) {
+        (Holds::Unknown, "LookupFailed", record)
+    } else if let Some(record) = counted.next() {
+        (Holds::True, "RecordFound", record)
+    } else {
+        return match records.iter().find(|record| record.condition == kind) {
             Some(record) => Verdict::new(kind, Holds::True, "Optional", record.message.clone()),
             None => Verdict::new(kind, Holds::Unknown, "NotChecked", "DNS hasn't been asked yet"),
         };
-    } else if let Some(record) = first(RecordState::Mismatch) {
-        (Holds::False, "RecordMismatch", record)
-    } else if let Some(record) = first(RecordState::Missing) {
-        (Holds::False, "RecordMissing", record)
-    } else if let Some(record) = first(RecordState::Unknown) {
-        (Holds::Unknown, "LookupFailed", record)
-    } else {
-        (Holds::True, "RecordFound", &counted[0])
     };
     Verdict::new(kind, holds, reason, record.message.clone())
 }

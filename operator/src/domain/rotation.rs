@@ -76,6 +76,13 @@ pub(crate) struct Next {
     pub(crate) wake_at: Option<Timestamp>,
 }
 
+impl Next {
+    /// The keys that stay.
+    pub(crate) fn left(&self) -> Vec<DomainKey> {
+        self.keys.iter().filter(|key| !self.gone.contains(&key.selector)).cloned().collect()
+    }
+}
+
 /// Takes the keys as far as they can go now. `fresh` gives random letters and digits.
 pub(crate) fn step(
     keys: &[DomainKey],

@@ -119,11 +119,26 @@ pub(crate) struct Domain {
     pub(crate) name: String,
     pub(crate) subdomains: bool,
     pub(crate) keys: Vec<Key>,
+    /// Why its mail shouldn't leave, where whoever manages it says so.
+    #[serde(default)]
+    pub(crate) unready: Option<Unready>,
     #[serde(default)]
     pub(crate) origin: Origin,
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
+}
+
+/// What a domain lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unready {
+    /// One line for people.
+    pub(crate) reason: String,
+    /// What tells more of it.
+    pub(crate) object: String,
+    pub(crate) since_ms: u64,
     #[serde(flatten)]
     pub(crate) later: Later,
 }

@@ -18,7 +18,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::book::{Book, Kept as _};
 use crate::login::Login;
-use crate::model::{Account, KeyAlgorithm, KeyState, Owner, Plan};
+use crate::model::{Account, KeyAlgorithm, KeyState, Owner, Plan, Unready};
 use crate::office::{ChangeError, Office};
 
 pub(crate) fn routes(office: &Arc<Office>, login: &Arc<Login>) -> Routes {
@@ -106,6 +106,11 @@ fn wire_owner(owner: Owner) -> i32 {
         Owner::CommandLine => wire::ManagedBy::CommandLine.into(),
         Owner::Operator => wire::ManagedBy::Operator.into(),
     }
+}
+
+fn wire_unready(unready: &Unready) -> wire::Unready {
+    let Unready { reason, object, since_ms, later: _ } = unready.clone();
+    wire::Unready { reason, object, since_ms: wire_time(since_ms) }
 }
 
 fn wire_time(millis: u64) -> i64 {

@@ -18,7 +18,8 @@ pub struct Config {
     /// Whether mail goes to the recipients' servers, or into a folder where developers look at it.
     #[arg(long, value_enum, default_value_t = Mode::Mx, value_name = "MODE")]
     pub delivery_mode: Mode,
-    /// The Maildir that signed messages are written to in mode `sandbox`.
+    /// The Maildir that signed messages are written to in mode `sandbox`, and with `--ingress-unready sandbox` those of domains that
+    /// aren't ready.
     #[arg(long, value_name = "FOLDER")]
     pub delivery_sandbox: Option<PathBuf>,
     /// Most jobs in work at a time.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limits::Limits;
-use mail::Timestamp;
+use mail::{Timestamp, WhileUnready};
 use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, Host};
 use spool::Spool;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::approach::Means;
-use crate::config::{Sign, Timeouts};
+use crate::config::{Mode, Sign, Timeouts};
 use crate::isolation::Failures;
 use crate::metrics::Metrics;
 use crate::observer::Observer;
@@ -34,8 +34,10 @@ pub(crate) struct Context<S: Spool, L: Limits> {
     pub(crate) host_name: Domain,
     /// The same, as EHLO wants it.
     pub(crate) name: Host,
-    /// Where mail goes instead of to its recipients.
+    pub(crate) mode: Mode,
+    /// Where mail goes that doesn't go to its recipients.
     pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) while_unready: WhileUnready,
     pub(crate) sign: Sign,
     pub(crate) router: Router,
     pub(crate) tls: ClientTls,

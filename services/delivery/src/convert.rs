@@ -34,11 +34,15 @@ pub(crate) async fn to_seven_bit<S: Spool, L: Limits>(
     };
     let mut hasher = BodyHasher::new();
     hasher.update(&body);
-    let signers = match context.signatures.standing(&message.account, &message.author_domain).await {
-        Standing::Keys(_) if context.sign == Sign::Never => None,
+    let author = context.signatures.author(&message.account, &message.author_domain).await;
+    let signers = match author.standing {
+        Standing::Keys(_) | Standing::KeyToCome(_) if context.sign == Sign::Never => None,
         Standing::Keys(signers) => Some(signers),
         Standing::NoKeys(_) if context.sign != Sign::Always => None,
-        Standing::NoKeys(reason) | Standing::Suspended(reason) | Standing::Unknown(reason) => {
+        Standing::NoKeys(reason)
+        | Standing::KeyToCome(reason)
+        | Standing::Suspended(reason)
+        | Standing::Unknown(reason) => {
             return Err(Failure::new((4, 7, 0), reason.to_string()));
         }
     };

@@ -3,30 +3,34 @@
 //! ```text
 //! lease --report-----------------------------------------> module `report`
 //!       --account suspended------------------------------> held
-//!       --simulated or sandbox---------------------------> settled here
+//!       --simulated--------------------------------------> settled here
+//!       --domain not ready-------------------------------> waits, or settled here
+//!       --sandbox----------------------------------------> settled here
 //!       --route--sign--slot of the site------------------> pool of the destination --> module `carrier`
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dkim::{BodyHash, SignError};
 use limits::{Limits, Slot, Urgency};
-use mail::{Disposition, Hop, JobKind};
+use mail::{Disposition, Hop, JobKind, Passage, RecipientResult};
 use smtp::address::Host;
-use spool::{Lease as _, Spool};
+use spool::{Lease, Spool};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
 use crate::approach::Failure;
 use crate::attempt::unreadable;
-use crate::config::Sign;
+use crate::config::{Mode, Sign};
 use crate::context::{Context, now};
 use crate::isolation::caught;
 use crate::metrics::{Cause, Phase};
 use crate::pool::{Parcel, Submitted};
+use crate::sandbox::Sandbox;
 use crate::settle::{self, Origin, Outcome, log_unrecorded};
-use crate::sign::Standing;
+use crate::sign::{Author, Standing};
 use crate::work::Work;
 use crate::{carrier, events, report, simulator, spans};
 
@@ -34,6 +38,8 @@ use crate::{carrier, events, report, simulator, spans};
 const BATCH: u32 = 128;
 /// When there is no key, or no room for a report, somebody must do something: the job comes back after this time.
 const WAIT_FOR_PEOPLE: Duration = Duration::from_secs(60);
+/// When the domain isn't ready: it goes on within a minute after it is, what accounts said being asked again meanwhile.
+const WAIT_FOR_DOMAIN: Duration = Duration::from_secs(45);
 /// When accounts gave no answer, which a restart explains.
 const WAIT_FOR_ACCOUNTS: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -168,25 +174,34 @@ async fn prepare<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Le
     let Some(host) = work.job().destination() else {
         return Decision::Over(here(Vec::new()));
     };
-    let standing = context.signatures.standing(&message.account, &message.author_domain).await;
-    if let Standing::Suspended(reason) = &standing {
+    let author = context.signatures.author(&message.account, &message.author_domain).await;
+    if let Standing::Suspended(reason) = &author.standing {
         return Decision::Hold(crate::suspension::hold_reason(reason));
     }
     if simulator::is_simulated(host) {
         let at = now();
         return Decision::Over(here(work.recipients.iter().map(|it| simulator::result(it, at)).collect()));
     }
-    if context.sandbox.is_some() {
-        let started = Instant::now();
-        return match sign(context, work, standing).await {
-            Ok(signature) => keep(context, work, host, signature, started.elapsed()).await,
-            Err(decision) => decision,
-        };
+    let Author { standing, unready } = author;
+    match context.while_unready.passage(unready.as_deref(), now()) {
+        Passage::Free => {}
+        Passage::Closed(unready) => {
+            let reason = unready.describe(&message.author_domain);
+            return Decision::Wait(Cause::Domain, WAIT_FOR_DOMAIN, reason, None);
+        }
+        Passage::Sandbox(unready) => {
+            let reason = unready.describe(&message.author_domain);
+            return aside(context, work, standing, reason).await.unwrap_or_else(|decision| decision);
+        }
     }
-    ready(context, work, host, standing).await.unwrap_or_else(|decision| decision)
+    let decided = match context.mode {
+        Mode::Mx => ready(context, work, host, standing).await,
+        Mode::Sandbox => sandboxed(context, work, host, standing).await,
+    };
+    decided.unwrap_or_else(|decision| decision)
 }
 
-fn here(results: Vec<mail::RecipientResult>) -> Outcome {
+fn here(results: Vec<RecipientResult>) -> Outcome {
     Outcome { results, origin: Origin::Here, signature: None, hop: Hop::default() }
 }
 
@@ -231,11 +246,14 @@ async fn sign<S: Spool, L: Limits>(
         return Ok(Some(Arc::clone(signature)));
     }
     let signers = match standing {
-        Standing::Keys(_) if context.sign == Sign::Never => return Ok(None),
+        Standing::Keys(_) | Standing::KeyToCome(_) if context.sign == Sign::Never => return Ok(None),
         Standing::Keys(signers) => signers,
         Standing::NoKeys(_) if context.sign != Sign::Always => return Ok(None),
         Standing::NoKeys(reason) | Standing::Suspended(reason) => {
             return Err(Decision::Wait(Cause::Key, WAIT_FOR_PEOPLE, reason.to_string(), None));
+        }
+        Standing::KeyToCome(reason) => {
+            return Err(Decision::Wait(Cause::Key, WAIT_FOR_DOMAIN, reason.to_string(), None));
         }
         Standing::Unknown(reason) => {
             return Err(Decision::Wait(Cause::Accounts, WAIT_FOR_ACCOUNTS, reason.to_string(), None));
@@ -262,45 +280,85 @@ async fn sign<S: Spool, L: Limits>(
     }
 }
 
-/// Writes the message into the sandbox.
-async fn keep<S: Spool, L: Limits>(
+/// What everything comes to in mode `sandbox`: it is there as it would have left.
+async fn sandboxed<S: Spool, L: Limits>(
     context: &Context<S, L>,
     work: &Work<S::Lease>,
     host: &Host,
-    signature: Option<Arc<str>>,
-    signing: Duration,
-) -> Decision {
+    standing: Standing,
+) -> Result<Decision, Decision> {
     let started = Instant::now();
-    let (Some(sandbox), job) = (context.sandbox.clone(), work.job()) else {
-        return Decision::Over(here(Vec::new()));
+    let signature = sign(context, work, standing).await?;
+    let signing = started.elapsed();
+    let Some(sandbox) = &context.sandbox else { return Ok(Decision::Over(here(Vec::new()))) };
+    let place = keep(context, sandbox, work, signature).await?;
+    let reason = format!("for the servers of {host}, kept as {}", place.display());
+    let outcome = all(work, Disposition::Delivered { relayed: false }, (2, 0, 0), reason);
+    Ok(Decision::Kept { outcome, signing, writing: started.elapsed() - signing })
+}
+
+/// What mail of a domain that isn't ready comes to where it is neither to leave nor to wait: in the sandbox, if there is one. Its
+/// recipients haven't got it.
+async fn aside<S: Spool, L: Limits>(
+    context: &Context<S, L>,
+    work: &Work<S::Lease>,
+    standing: Standing,
+    why: String,
+) -> Result<Decision, Decision> {
+    const STATUS: (u8, u16, u16) = (5, 7, 1);
+    let started = Instant::now();
+    let Some(sandbox) = &context.sandbox else {
+        let reason = format!(
+            "{why}; by the setting ingress.unready it is kept from leaving, and delivery.sandbox names no place to keep it"
+        );
+        return Ok(Decision::Over(all(work, Disposition::Dropped, STATUS, reason)));
     };
+    let signature = match (standing, &work.job().signature) {
+        // It doesn't leave this machine.
+        (Standing::NoKeys(_) | Standing::KeyToCome(_), None) => None,
+        (standing, _) => sign(context, work, standing).await?,
+    };
+    let signing = started.elapsed();
+    let place = keep(context, sandbox, work, signature).await?;
+    let reason = format!("{why}; by the setting ingress.unready it is kept as {}", place.display());
+    let outcome = all(work, Disposition::Dropped, STATUS, reason);
+    Ok(Decision::Kept { outcome, signing, writing: started.elapsed() - signing })
+}
+
+/// The same for all recipients.
+fn all<L: Lease>(
+    work: &Work<L>,
+    disposition: Disposition,
+    status: (u8, u16, u16),
+    reason: String,
+) -> Outcome {
+    let at = now();
+    let result = |it| settle::result(it, disposition, status.into(), None, reason.clone(), at);
+    here(work.recipients.iter().map(result).collect())
+}
+
+/// Writes the message into the sandbox; where it is.
+async fn keep<S: Spool, L: Limits>(
+    context: &Context<S, L>,
+    sandbox: &Sandbox,
+    work: &Work<S::Lease>,
+    signature: Option<Arc<str>>,
+) -> Result<PathBuf, Decision> {
     // Never closed while anybody works.
     let _room = context.whole_messages.acquire().await;
-    let content = match work.content().await {
-        Ok(content) => content,
-        Err(error) => {
-            return Decision::Over(Outcome::failed(&work.recipients, &unreadable(&error), signature));
-        }
-    };
+    let failed =
+        |failure: &Failure| Decision::Over(Outcome::failed(&work.recipients, failure, signature.clone()));
+    let content = work.content().await.map_err(|error| failed(&unreadable(&error)))?;
+    let (job, sandbox) = (work.job(), sandbox.clone());
     let (id, message, recipients) = (job.id, Arc::clone(&job.message), work.recipients.clone());
     let fields = signature.clone();
     let writing = tokio::task::spawn_blocking(move || {
         let fields = fields.as_deref().unwrap_or_default();
         sandbox.write(id, &message, &recipients, fields, &content)
     });
-    match writing.await.map_err(std::io::Error::other).flatten() {
-        Ok(place) => {
-            let reason = format!("for the servers of {host}, kept as {}", place.display());
-            let at = now();
-            let delivered = Disposition::Delivered { relayed: false };
-            let status = (2, 0, 0).into();
-            let result = |it| settle::result(it, delivered, status, None, reason.clone(), at);
-            let outcome = here(work.recipients.iter().map(result).collect());
-            Decision::Kept { outcome, signing, writing: started.elapsed() }
-        }
-        Err(error) => {
-            let failure = Failure::new((4, 3, 0), format!("can't write to the sandbox: {error}"));
-            Decision::Over(Outcome::failed(&work.recipients, &failure, signature))
-        }
-    }
+    writing
+        .await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(|error| failed(&Failure::new((4, 3, 0), format!("can't write to the sandbox: {error}"))))
 }

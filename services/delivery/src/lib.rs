@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limits::Limits;
+use mail::WhileUnready;
 use proto::accounts::v1::signing_client::SigningClient;
 use runtime::networks::Reach;
 use runtime::telemetry::TraceAddresses;
@@ -97,6 +98,8 @@ pub struct Parts<S, L> {
     pub trace_addresses: TraceAddresses,
     /// Our name: in EHLO and in reports.
     pub host_name: Domain,
+    /// What becomes of mail from domains that aren't ready to send.
+    pub while_unready: WhileUnready,
 }
 
 /// Why delivery can't start.
@@ -193,7 +196,8 @@ fn context<S: Spool, L: Limits>(
         delivery_final_timeout_secs,
         delivery_drain_secs: _,
     } = config;
-    let Parts { spool, limits, signing, observer, metrics, trace_addresses, host_name } = parts;
+    let Parts { spool, limits, signing, observer, metrics, trace_addresses, host_name, while_unready } =
+        parts;
     let secs = Duration::from_secs;
     let dns = Dns::new(&delivery_resolvers, secs(delivery_resolver_timeout_secs))
         .map_err(|error| Error::Resolver(error.to_string()))?;
@@ -224,7 +228,9 @@ fn context<S: Spool, L: Limits>(
         trace_addresses,
         name: Host::Domain(host_name.clone()),
         host_name,
-        sandbox: sandbox(delivery_mode, delivery_sandbox)?,
+        mode: delivery_mode,
+        sandbox: sandbox(delivery_mode, while_unready, delivery_sandbox)?,
+        while_unready,
         sign: delivery_sign,
         router: Router::new(Box::new(dns), router),
         tls: ClientTls::new(delivery_ca_file.as_deref())?,
@@ -251,12 +257,16 @@ fn context<S: Spool, L: Limits>(
     })
 }
 
-fn sandbox(mode: Mode, folder: Option<PathBuf>) -> Result<Option<Sandbox>, Error> {
-    match (mode, folder) {
-        (Mode::Sandbox, Some(path)) => match Sandbox::open(&path) {
-            Ok(sandbox) => Ok(Some(sandbox)),
-            Err(source) => Err(Error::Sandbox { path, source }),
-        },
-        _ => Ok(None),
+/// The sandbox, where there is one and something may go there.
+fn sandbox(
+    mode: Mode,
+    while_unready: WhileUnready,
+    folder: Option<PathBuf>,
+) -> Result<Option<Sandbox>, Error> {
+    let used = mode == Mode::Sandbox || while_unready == WhileUnready::Sandbox;
+    let Some(path) = folder.filter(|_| used) else { return Ok(None) };
+    match Sandbox::open(&path) {
+        Ok(sandbox) => Ok(Some(sandbox)),
+        Err(source) => Err(Error::Sandbox { path, source }),
     }
 }

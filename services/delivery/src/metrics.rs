@@ -54,6 +54,8 @@ pub(crate) enum Cause {
     Crowd,
     /// A signing key that can be used.
     Key,
+    /// The author's domain, to be ready to send.
+    Domain,
     /// An answer of accounts.
     Accounts,
     /// Room for a report.
@@ -63,12 +65,13 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    const ALL: [&str; 8] = [
+    const ALL: [&str; 9] = [
         Self::NotBefore.as_str(),
         Self::Rate.as_str(),
         Self::Connection.as_str(),
         Self::Crowd.as_str(),
         Self::Key.as_str(),
+        Self::Domain.as_str(),
         Self::Accounts.as_str(),
         Self::Report.as_str(),
         Self::Failure.as_str(),
@@ -81,6 +84,7 @@ impl Cause {
             Self::Connection => "connection",
             Self::Crowd => "crowd",
             Self::Key => "key",
+            Self::Domain => "domain",
             Self::Accounts => "accounts",
             Self::Report => "report",
             Self::Failure => "failure",

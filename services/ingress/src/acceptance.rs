@@ -17,7 +17,7 @@ use tracing::field::display;
 use tracing::{Instrument as _, Span};
 
 use crate::directory::Profile;
-use crate::gate::{Gate, may_send_from, not_kept};
+use crate::gate::{Gate, not_kept};
 use crate::intake::Received;
 use crate::{observer, spans};
 
@@ -85,7 +85,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         let Received { header, body_hash, body, reservation } = received;
         let trace = self.trace(&origin, params, &recipients, queue_id, now);
         let prepared = header.finish(&trace).map_err(|error| error.reply())?;
-        let author_domain = author_domain(profile, &prepared)?;
+        let author_domain = self.author_domain(profile, &prepared)?;
         let smtputf8 = needs_smtputf8(&prepared, &reverse_path, &recipients);
         let Prepared { header, message_id, .. } = prepared;
         let span = Span::current();
@@ -173,6 +173,13 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         }
     }
 
+    /// The domain whose keys sign: the first author's. All authors must be of the account.
+    fn author_domain(&self, profile: &Profile, prepared: &Prepared) -> Result<Domain, Reply> {
+        prepared.from.iter().try_for_each(|author| self.may_send_from(profile, author.host()))?;
+        let domain = prepared.from.first().and_then(|author| author.host().domain());
+        domain.cloned().ok_or_else(|| Reply::new(554, (5, 6, 0), "the From field names no domain"))
+    }
+
     async fn store(&self, message: NewMessage, tickets: Vec<L::Ticket>) -> Result<(), Reply> {
         let span = spans::publish(&message);
         let stored = self.spool.accept(message).instrument(span.clone()).await;
@@ -195,13 +202,6 @@ impl Origin<'_> {
             Self::Administrator => None,
         }
     }
-}
-
-/// The domain whose keys sign: the first author's. All authors must be of the account.
-fn author_domain(profile: &Profile, prepared: &Prepared) -> Result<Domain, Reply> {
-    prepared.from.iter().try_for_each(|author| may_send_from(profile, author.host()))?;
-    let domain = prepared.from.first().and_then(|author| author.host().domain());
-    domain.cloned().ok_or_else(|| Reply::new(554, (5, 6, 0), "the From field names no domain"))
 }
 
 fn return_content(ret: Ret) -> ReturnContent {

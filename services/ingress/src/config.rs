@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mail::WhileUnready;
 use smtp::address::Domain;
 use smtp::server::{self, AuthOffer, StartTls};
 
@@ -89,6 +90,35 @@ pub struct Config {
     /// Whether recipients at address literals, such as `user@[192.0.2.1]`, are taken.
     #[arg(long, value_enum, default_value_t = Literals::Refuse, value_name = "POLICY")]
     pub ingress_literals: Literals,
+    /// What becomes of mail from a domain that isn't ready to send, as the operator says of one whose records in DNS aren't as they
+    /// should be. Delivery reads it too, for what is queued.
+    #[arg(long, value_enum, default_value_t = UnreadyPolicy::Refuse, value_name = "POLICY")]
+    pub ingress_unready: UnreadyPolicy,
+    /// With `--ingress-unready allow`, a domain may go on for so long after it stopped being ready, or was made.
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
+    pub ingress_unready_grace_secs: u64,
+}
+
+impl Config {
+    /// What becomes of mail from domains that aren't ready.
+    pub fn while_unready(&self) -> WhileUnready {
+        match self.ingress_unready {
+            UnreadyPolicy::Refuse => WhileUnready::Refuse,
+            UnreadyPolicy::Sandbox => WhileUnready::Sandbox,
+            UnreadyPolicy::Allow => WhileUnready::Allow { grace_secs: self.ingress_unready_grace_secs },
+        }
+    }
+}
+
+/// What becomes of mail from a domain that isn't ready to send.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadyPolicy {
+    /// 451 4.7.1 with what is missing; what is queued waits.
+    Refuse,
+    /// It is taken and leaves for nobody: it ends in the Maildir of `--delivery-sandbox`, or nowhere if there is none.
+    Sandbox,
+    /// It is sent if a key signs, and waits for one else, for `--ingress-unready-grace-secs`; then as `refuse`.
+    Allow,
 }
 
 /// What becomes of recipients at address literals.
@@ -146,6 +176,7 @@ pub(crate) struct Settings {
     pub(crate) memory: Memory,
     pub(crate) header: mail::header::Limits,
     pub(crate) literals: Literals,
+    pub(crate) while_unready: WhileUnready,
     pub(crate) messages_max: u64,
     pub(crate) smtp: server::Settings,
 }
@@ -178,6 +209,8 @@ impl Settings {
             ingress_linger_secs,
             ingress_drain_secs,
             ingress_literals,
+            ingress_unready: _,
+            ingress_unready_grace_secs: _,
         } = *config;
         Self {
             caps: Caps {
@@ -208,6 +241,7 @@ impl Settings {
                 received_max: ingress_received_max as usize,
             },
             literals: ingress_literals,
+            while_unready: config.while_unready(),
             messages_max: ingress_messages_max,
             smtp: server::Settings {
                 host_name: host_name.to_string(),

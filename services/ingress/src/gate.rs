@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! AUTH      login      limits.login_wait, Directory.Authenticate
-//! MAIL      sender     not suspended, a domain of the account, room in the store
+//! MAIL      sender     not suspended, a domain of the account that is ready to send, room in the store
 //! RCPT      recipient  a host that mail can go to, quota
 //! DATA      intake     room in the store, memory
 //! .         accept     header, From domains; then Spool::accept  (module `acceptance`)
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limits::{Limits, Quota};
+use mail::{Passage, Timestamp, WhileUnready};
 use runtime::telemetry::TraceAddresses;
 use smtp::address::{Domain, ForwardPath, Host, ReversePath};
 use smtp::reply::Reply;
@@ -44,6 +45,7 @@ pub(crate) struct Gate<S, L> {
     budget: Arc<Budget>,
     header: mail::header::Limits,
     literals: Literals,
+    while_unready: WhileUnready,
 }
 
 /// Why a login was refused.
@@ -79,6 +81,7 @@ impl<S: Spool, L: Limits> Gate<S, L> {
             budget: Budget::new(settings.memory),
             header: settings.header,
             literals: settings.literals,
+            while_unready: settings.while_unready,
         })
     }
 
@@ -139,9 +142,29 @@ impl<S: Spool, L: Limits> Gate<S, L> {
             return Err(Reply::new(550, (5, 7, 1), suspended(reason)));
         }
         if let ReversePath::Mailbox(address) = from {
-            may_send_from(profile, address.host())?;
+            self.may_send_from(profile, address.host())?;
         }
         self.room_for(announced.unwrap_or(0))
+    }
+
+    /// Whether mail may come from this host, in the envelope and in the header.
+    pub(crate) fn may_send_from(&self, profile: &Profile, host: &Host) -> Result<(), Reply> {
+        let Host::Domain(domain) = host else {
+            let text = "senders at address literals aren't allowed here";
+            return Err(Reply::new(550, (5, 7, 1), text));
+        };
+        let Some(own) = profile.sender(domain) else {
+            let text = format!(
+                "{domain} is not a domain of this account; add it with `stagepost domain add {domain}`"
+            );
+            return Err(Reply::new(550, (5, 7, 1), text));
+        };
+        let now = Timestamp(runtime::clock::now_millis());
+        match self.while_unready.passage(own.unready.as_ref(), now) {
+            Passage::Free | Passage::Sandbox(_) => Ok(()),
+            // An application with a queue of its own loses nothing.
+            Passage::Closed(unready) => Err(Reply::new(451, (4, 7, 1), unready.describe(domain))),
+        }
     }
 
     /// Whether mail may go there; the ticket is the recipient's place in the account's quota.
@@ -198,22 +221,6 @@ pub(crate) fn not_kept(error: &AcceptError) -> Reply {
         AcceptError::Full(_) => Reply::new(452, (4, 3, 1), "no room for new mail; try again later"),
         AcceptError::Unavailable(_) => {
             Reply::new(451, (4, 3, 0), "the message could not be stored; try again later")
-        }
-    }
-}
-
-/// Whether mail may come from this host, in the envelope and in the header.
-pub(crate) fn may_send_from(profile: &Profile, host: &Host) -> Result<(), Reply> {
-    match host {
-        Host::Domain(domain) if profile.sends_from(domain) => Ok(()),
-        Host::Domain(domain) => {
-            let text = format!(
-                "{domain} is not a domain of this account; add it with `stagepost domain add {domain}`"
-            );
-            Err(Reply::new(550, (5, 7, 1), text))
-        }
-        Host::Literal(_) => {
-            Err(Reply::new(550, (5, 7, 1), "senders at address literals aren't allowed here"))
         }
     }
 }

@@ -45,7 +45,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{AuthPolicy, Config, Literals};
+pub use config::{AuthPolicy, Config, Literals, UnreadyPolicy};
 pub use metrics::Metrics;
 pub use observer::{Accepted, LogObserver, Observer, Refused, Stage};
 pub use send::send_routes;

@@ -163,6 +163,7 @@ const READ: [(&str, &[&str]); 4] = [
             "accounts-token",
             "ingress-size",
             "ingress-recipients",
+            "ingress-unready",
             "grpc-",
             "redis-",
             "nats-",

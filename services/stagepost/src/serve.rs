@@ -175,6 +175,7 @@ impl Site {
             metrics: delivery::Metrics::register(&mut registry),
             trace_addresses: process.trace_addresses(),
             host_name,
+            while_unready: ingress.while_unready(),
         };
         let send = ingress::send_routes(&ingress, &ingress_parts, AdministrationClient::new(own));
         delivery::show_queue(&mut registry, Arc::clone(&spool));
@@ -183,11 +184,7 @@ impl Site {
         let routes = merged([accounts.routes(), delivery::admin_routes(spool, calls.clone()), send]);
         let mut tasks = JoinSet::new();
         if let Some(tls) = tls {
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                tls.watch(shutdown).await;
-                (Service::Tls, Ok(()))
-            });
+            tasks.spawn(keep_tls(tls, shutdown.clone()));
         }
         if let Some(listener) = admin {
             let shutdown = calls.clone();
@@ -255,6 +252,12 @@ enum Service {
     Calls,
     Delivery,
     Ingress,
+}
+
+/// Takes over certificates that change, until `shutdown`.
+async fn keep_tls(tls: ServerTls, shutdown: CancellationToken) -> Ended {
+    tls.watch(shutdown).await;
+    (Service::Tls, Ok(()))
 }
 
 /// A client of an account service elsewhere, where one is named.

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use crate::claim::Holder;
 use crate::condition::Holds;
-use crate::crd::{DnsRecord, DomainKey, SendingDomain};
+use crate::crd::{DnsRecord, DomainKey, DomainKeyState, SendingDomain, Unready};
 use crate::dns::report::{Finding, Purpose, Record, RecordType, Report, State};
-use crate::domain::judge::{Circumstances, records, verdicts};
+use crate::domain::judge::{Circumstances, records, unready, verdicts};
 use crate::domain::look::Look;
 
 const HOLD_SECS: i64 = 3600;
@@ -36,6 +36,9 @@ struct Seen {
     expect: BTreeMap<String, String>,
     #[serde(default)]
     message: Option<String>,
+    /// What accounts is told: `ready`, or since when it isn't and a part of why.
+    #[serde(default)]
+    told: Option<String>,
 }
 
 fn state(word: Option<&String>) -> State {
@@ -92,6 +95,7 @@ fn look(keys: &[DomainKey], seen: &Seen) -> Look {
 fn play(text: &str) {
     let Fixture { object, keys, looks } = serde_saphyr::from_str(text).unwrap();
     let mut kept: Vec<DnsRecord> = Vec::new();
+    let mut told: Option<Unready> = None;
     for seen in &looks {
         let now = Time(Timestamp::from_second(seen.at).unwrap());
         kept = records(&object, &keys, &look(&keys, seen), &kept, HOLD_SECS, &now);
@@ -111,6 +115,14 @@ fn play(text: &str) {
         }
         if let Some(message) = &seen.message {
             assert!(verdicts[0].message.contains(message), "{}", verdicts[0].message);
+        }
+        told = unready(told.as_ref(), &keys, &kept, &circumstances, &now);
+        let line = told.as_ref().map_or_else(
+            || "ready".to_owned(),
+            |told| format!("since {}: {}", told.since.0.as_second(), told.reason),
+        );
+        if let Some(expected) = &seen.told {
+            assert!(line.starts_with(expected), "{line} at {}, not {expected}", seen.at);
         }
     }
 }
@@ -133,6 +145,29 @@ fn keys_to_come_and_keys_that_were_do_not_make_a_domain_unready() {
 #[test]
 fn expectations_are_the_objects() {
     play(include_str!("../../../tests/fixtures/expectations.yaml"));
+}
+
+#[test]
+fn accounts_is_told_what_is_missing_and_the_same_however_servers_differ() {
+    play(include_str!("../../../tests/fixtures/told.yaml"));
+}
+
+#[test]
+fn a_domain_without_a_key_that_signs_is_never_told_to_be_ready() {
+    let Fixture { mut keys, looks, .. } =
+        serde_saphyr::from_str(include_str!("../../../tests/fixtures/new-domain.yaml")).unwrap();
+    let now = Time(Timestamp::from_second(looks[0].at).unwrap());
+    // DNS hasn't been asked, and nothing was told before.
+    let mut circumstances = Circumstances { rival: None, no_key: None, untold: None };
+    let told = unready(None, &keys, &[], &circumstances, &now).unwrap();
+    assert_eq!((told.reason.as_str(), told.since), ("DNS hasn't been asked yet", now.clone()));
+    // A domain that was told to be ready by an earlier version, with look-ups that fail.
+    keys[0].state = DomainKeyState::Active;
+    assert_eq!(unready(None, &keys, &[], &circumstances, &now), None);
+    let why = "é".repeat(1000);
+    circumstances.no_key = Some(why.clone());
+    let told = unready(None, &keys, &[], &circumstances, &now).unwrap();
+    assert!(told.reason.len() <= 512 && why.starts_with(&told.reason), "{}", told.reason);
 }
 
 #[test]

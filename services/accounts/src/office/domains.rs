@@ -45,6 +45,7 @@ impl Office {
             name: name.as_str().into(),
             subdomains,
             keys,
+            unready: None,
             origin: Origin::default(),
             managed_by,
             revision: 1,

@@ -20,7 +20,7 @@ use super::domains::{check_free, check_key_count, parse_name};
 use super::{ChangeError, Office, check_name, check_owner, failed, find_account};
 use crate::book::{Book, Kept as _, seal_name};
 use crate::model::{
-    Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner, Plan, Proof,
+    Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner, Plan, Proof, Unready,
 };
 use crate::seal::Seal;
 use crate::secret::{random_text, to_hex};
@@ -28,6 +28,7 @@ use crate::store::Change;
 
 const ORIGIN_OCTETS_MAX: usize = 128;
 const SELECTOR_OCTETS_MAX: usize = 63;
+const UNREADY_OCTETS_MAX: usize = 1024;
 /// Below what a store takes in one change.
 const REMOVED_AT_ONCE: usize = 400;
 
@@ -56,6 +57,7 @@ pub(crate) struct PutDomain {
     pub(crate) name: String,
     pub(crate) subdomains: bool,
     pub(crate) keys: Vec<PutKey>,
+    pub(crate) unready: Option<Unready>,
 }
 
 /// A signing key that its owner made.
@@ -168,11 +170,13 @@ impl Office {
         by: Owner,
     ) -> Result<Domain, ChangeError> {
         check_origin(&origin)?;
-        let PutDomain { account, name, subdomains, keys } = put;
+        let PutDomain { account, name, subdomains, keys, unready } = put;
         let name = parse_name(&name)?;
         check_key_count(keys.len())?;
-        if !keys.iter().any(|key| key.state == KeyState::Active) {
-            let text = format!("{name} has no active key, and its mail couldn't be signed");
+        unready.as_ref().map(check_unready).transpose()?;
+        if unready.is_none() && !keys.iter().any(|key| key.state == KeyState::Active) {
+            let text =
+                format!("{name} is said to be ready and has no active key: its mail couldn't be signed");
             return Err(ChangeError::Invalid(text));
         }
         let (domain_name, seal) = (name.to_string(), Arc::clone(&self.seal));
@@ -196,6 +200,7 @@ impl Office {
                 name: name.to_string(),
                 subdomains,
                 keys: keys.iter().map(|key| with_history(key, held)).collect(),
+                unready: unready.as_ref().map(|unready| with_earlier(unready, held)),
                 origin: origin.clone(),
                 managed_by: by,
                 revision: held.map_or(1, |held| held.revision + 1),
@@ -330,6 +335,23 @@ fn check_same(what: &str, name: &str, held: &Origin, wanted: &Origin) -> Result<
         return Ok(());
     }
     Err(ChangeError::Exists(format!("the {what} {name} is another object's ({})", held.origin)))
+}
+
+fn check_unready(Unready { reason, object, .. }: &Unready) -> Result<(), ChangeError> {
+    let fits = |text: &str| (1..=UNREADY_OCTETS_MAX).contains(&text.len());
+    if fits(reason) && fits(object) {
+        return Ok(());
+    }
+    let text = format!("what a domain lacks, and the object, have 1 to {UNREADY_OCTETS_MAX} octets each");
+    Err(ChangeError::Invalid(text))
+}
+
+/// A domain that isn't ready already isn't since when it was.
+fn with_earlier(unready: &Unready, held: Option<&Domain>) -> Unready {
+    let before = held.and_then(|held| held.unready.as_ref());
+    let since_ms = before.map_or(unready.since_ms, |before| before.since_ms.min(unready.since_ms));
+    let later = before.map(|before| before.later.clone()).unwrap_or_default();
+    Unready { since_ms, later, ..unready.clone() }
 }
 
 fn sealed_key(domain: &str, put: PutKey, seal: &Seal) -> Result<Key, ChangeError> {

@@ -6,7 +6,7 @@ use proto::accounts::v1 as wire;
 use proto::accounts::v1::administration_server::Administration as Service;
 use tonic::{Request, Response, Status};
 
-use super::{algorithm, key_state, owned, owner, plan, wire_algorithm, wire_owner, wire_time};
+use super::{algorithm, key_state, owned, owner, plan, wire_algorithm, wire_owner, wire_time, wire_unready};
 use crate::model::{Account, Credential, Domain, Key, KeyState};
 use crate::office::domains::{DomainChange, parse_name};
 use crate::office::owned::Synced;
@@ -198,6 +198,7 @@ impl Administration {
             revision: domain.revision,
             created_at_ms: wire_time(domain.created_at_ms),
             records: records::of(domain, &self.office.spf),
+            unready: domain.unready.as_ref().map(wire_unready),
         }
     }
 }

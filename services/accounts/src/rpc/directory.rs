@@ -7,7 +7,7 @@ use proto::accounts::v1::directory_server::Directory as Service;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{account_key, missing};
+use super::{account_key, missing, wire_unready};
 use crate::book::{Book, Kept as _};
 use crate::login::Login;
 use crate::model::{Credential, Domain};
@@ -82,15 +82,17 @@ fn profile(book: &Book, account_id: &str, credential: Option<&Credential>) -> Op
 
 /// The account's domains, or those of `wanted` that are its own or below one that stands for its subdomains.
 fn sender_domains(book: &Book, account_id: &str, wanted: &[String]) -> Vec<wire::SenderDomain> {
-    let whole =
-        |domain: &Domain| wire::SenderDomain { name: domain.name.clone(), subdomains: domain.subdomains };
+    let sender = |name: &str, domain: &Domain| wire::SenderDomain {
+        name: name.into(),
+        subdomains: domain.subdomains,
+        unready: domain.unready.as_ref().map(wire_unready),
+    };
     if wanted.is_empty() {
-        return book.domains_of(account_id).map(whole).collect();
+        return book.domains_of(account_id).map(|domain| sender(&domain.name, domain)).collect();
     }
     let own = wanted.iter().filter_map(|name| {
         let responsible = book.responsible(&name.parse().ok()?)?;
-        let subdomains = responsible.subdomains;
-        (responsible.account_id == account_id).then(|| wire::SenderDomain { name: name.clone(), subdomains })
+        (responsible.account_id == account_id).then(|| sender(name, responsible))
     });
     own.collect()
 }

@@ -1,11 +1,12 @@
 //! What an owner outside says of its objects, from the wire.
 
 use proto::accounts::v1 as wire;
+use runtime::clock::now_millis;
 use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::{algorithm, key_state, owner, plan};
-use crate::model::{Origin, Owner};
+use crate::model::{Later, Origin, Owner, Unready};
 use crate::office::owned::{PutAccount, PutCredential, PutDomain, PutKey};
 
 type Said<T> = Result<(T, Origin, Owner), Status>;
@@ -46,10 +47,19 @@ pub(super) fn credential(request: wire::PutCredentialRequest) -> Said<PutCredent
 }
 
 pub(super) fn domain(request: wire::PutDomainRequest) -> Said<PutDomain> {
-    let wire::PutDomainRequest { managed_by, origin: from, account, name, subdomains, keys } = request;
+    let wire::PutDomainRequest { managed_by, origin: from, account, name, subdomains, keys, unready } =
+        request;
     let keys = keys.into_iter().map(key).collect::<Result<_, _>>()?;
-    let put = PutDomain { account, name, subdomains, keys };
+    let put = PutDomain { account, name, subdomains, keys, unready: unready.map(self::unready) };
     Ok((put, origin(from.unwrap_or_default()), owner(managed_by)?))
+}
+
+/// Without a time, or with one that is to come, it is since now.
+fn unready(unready: wire::Unready) -> Unready {
+    let wire::Unready { reason, object, since_ms } = unready;
+    let now = now_millis();
+    let since_ms = u64::try_from(since_ms).ok().filter(|since| (1..now).contains(since)).unwrap_or(now);
+    Unready { reason, object, since_ms, later: Later::new() }
 }
 
 fn key(key: wire::PutKey) -> Result<PutKey, Status> {

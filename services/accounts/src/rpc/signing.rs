@@ -6,7 +6,7 @@ use proto::accounts::v1 as wire;
 use proto::accounts::v1::signing_server::Signing as Service;
 use tonic::{Request, Response, Status};
 
-use super::{account_key, missing, wire_algorithm};
+use super::{account_key, missing, wire_algorithm, wire_unready};
 use crate::book::Kept as _;
 use crate::model::{Domain, KeyState};
 use crate::office::Office;
@@ -45,7 +45,11 @@ impl Service for Signing {
                 pkcs8_der: self.office.unseal(&responsible.name, key)?.to_vec().into(),
             });
         }
-        Ok(Response::new(wire::SigningKeysResponse { domain: responsible.name.clone(), keys }))
+        Ok(Response::new(wire::SigningKeysResponse {
+            domain: responsible.name.clone(),
+            keys,
+            unready: responsible.unready.as_ref().map(wire_unready),
+        }))
     }
 
     async fn account_state(

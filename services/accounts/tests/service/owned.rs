@@ -51,7 +51,12 @@ fn domain(name: &str, keys: Vec<PutKey>, from: &str, digest: &str) -> PutDomainR
         name: name.into(),
         subdomains: true,
         keys,
+        unready: None,
     }
+}
+
+fn unready(reason: &str, since_ms: i64) -> Option<Unready> {
+    Some(Unready { reason: reason.into(), object: "SendingDomain shop/example".into(), since_ms })
 }
 
 fn sync(origins: &[(&str, &str)]) -> SyncRequest {
@@ -122,6 +127,67 @@ async fn a_domain_signs_with_the_keys_that_it_is_put_with() {
     assert_eq!(service.put_domain(rubbish).await, Err(Code::InvalidArgument));
     let taken = domain("example.com", vec![key("x", KeyState::Active)], "other", "1");
     assert_eq!(service.put_domain(taken).await, Err(Code::AlreadyExists));
+}
+
+#[tokio::test]
+async fn whoever_asks_of_a_domain_learns_what_it_lacks_until_it_lacks_nothing() {
+    let service = service().await;
+    let account_id = service.put_account(account("shop", "a", "1")).await.unwrap().id;
+    service.put_credential(credential("app", SECRET, "c")).await.unwrap();
+    let limited = PutCredentialRequest {
+        sender_domains: vec!["news.example.com".into()],
+        ..credential("news", "another secret", "n")
+    };
+    service.put_credential(limited).await.unwrap();
+    let keys = vec![key("one", KeyState::Published)];
+    let put =
+        |unready, digest| PutDomainRequest { unready, ..domain("example.com", keys.clone(), "d", digest) };
+    // Nothing can sign yet, which is well for a domain that isn't ready, and for no other.
+    assert_eq!(service.put_domain(put(None, "1")).await, Err(Code::InvalidArgument));
+    let made = service.put_domain(put(unready("no key signs", 1000), "1")).await.unwrap();
+    assert_eq!(made.unready, unready("no key signs", 1000));
+    assert_eq!(service.keys(&account_id, "example.com").await.unwrap().keys, []);
+
+    // It lacks something else now, and hasn't been ready in between.
+    service.put_domain(put(unready("no record", 9000), "2")).await.unwrap();
+    let service = service.restart().await;
+    let lacks = unready("no record", 1000);
+    for (user, secret) in [("app", SECRET), ("news", "another secret")] {
+        let login = service.login(user, secret).await.unwrap();
+        let request = AuthorizeRequest { account_id: login.account_id, credential_id: login.credential_id };
+        let again = DirectoryClient::new(service.client.clone()).authorize(request).await.unwrap();
+        for profile in [login.profile, again.into_inner().profile] {
+            assert_eq!(profile.unwrap().domains[0].unready, lacks, "{user}");
+        }
+    }
+    assert_eq!(service.keys(&account_id, "news.example.com").await.unwrap().unready, lacks);
+
+    let keys = vec![key("one", KeyState::Active)];
+    let ready = service.put_domain(domain("example.com", keys.clone(), "d", "3")).await.unwrap();
+    assert_eq!((ready.unready, ready.id), (None, made.id));
+    let signing = service.keys(&account_id, "example.com").await.unwrap();
+    assert_eq!((signing.unready, signing.keys.len()), (None, 1));
+
+    // Times that can't be are now.
+    let before = i64::try_from(runtime::clock::now_millis()).unwrap();
+    for (digest, since_ms) in [("4", 0), ("5", i64::MAX), ("6", -1)] {
+        let lacking = PutDomainRequest {
+            unready: unready("no record", since_ms),
+            ..domain("example.com", keys.clone(), "d", digest)
+        };
+        let since_ms = service.put_domain(lacking).await.unwrap().unready.unwrap().since_ms;
+        assert!((before..before + 60_000).contains(&since_ms), "{since_ms}");
+    }
+    for reason in [String::new(), "x".repeat(1025)] {
+        let odd = PutDomainRequest {
+            unready: unready(&reason, 1),
+            ..domain("example.com", keys.clone(), "d", "7")
+        };
+        assert_eq!(service.put_domain(odd).await, Err(Code::InvalidArgument));
+    }
+    // Nobody checks what the command line manages.
+    service.account("mine").await;
+    assert_eq!(service.domain("mine", "mine.example", false).await.unwrap().unready, None);
 }
 
 #[tokio::test]

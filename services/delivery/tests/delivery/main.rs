@@ -10,3 +10,4 @@ mod formats;
 mod queueing;
 mod reports;
 mod tls;
+mod unready;

@@ -1,6 +1,6 @@
 //! What an account may do.
 
-use mail::AccountId;
+use mail::{AccountId, Timestamp, Unready};
 use proto::accounts::v1 as wire;
 use smtp::address::Domain;
 
@@ -15,10 +15,13 @@ pub(crate) struct Profile {
     domains: Vec<SenderDomain>,
 }
 
+/// A domain that mail may come from.
 #[derive(Debug, PartialEq, Eq)]
-struct SenderDomain {
+pub(crate) struct SenderDomain {
     name: Domain,
     below: Below,
+    /// What it lacks, if it isn't ready to send.
+    pub(crate) unready: Option<Unready>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +37,11 @@ impl Profile {
         let suspended = wire.suspended.then_some(wire.suspended_reason);
         let domains = wire.domains.into_iter().filter_map(|domain| {
             let below = if domain.subdomains { Below::Included } else { Below::Excluded };
-            Some(SenderDomain { name: domain.name.parse().ok()?, below })
+            Some(SenderDomain {
+                name: domain.name.parse().ok()?,
+                below,
+                unready: domain.unready.map(unready),
+            })
         });
         let recipients_per_day = wire.recipients_per_day;
         Some(Self { account, suspended, recipients_per_day, domains: domains.collect() })
@@ -42,8 +49,11 @@ impl Profile {
 
     /// The profile that accounts would give to a login of this account with these domains.
     pub(crate) fn of_account(account: wire::Account, domains: Vec<wire::Domain>) -> Option<Self> {
-        let domain =
-            |domain: wire::Domain| wire::SenderDomain { name: domain.name, subdomains: domain.subdomains };
+        let domain = |domain: wire::Domain| wire::SenderDomain {
+            name: domain.name,
+            subdomains: domain.subdomains,
+            unready: domain.unready,
+        };
         Self::from_wire(wire::Profile {
             account_id: account.id,
             name: account.name,
@@ -55,13 +65,19 @@ impl Profile {
         })
     }
 
-    /// Whether mail may come from this domain.
-    pub(crate) fn sends_from(&self, domain: &Domain) -> bool {
-        self.domains.iter().any(|own| match own.below {
+    /// By which of the account's domains mail may come from this one: itself, or the nearest above it; none if it may not.
+    pub(crate) fn sender(&self, domain: &Domain) -> Option<&SenderDomain> {
+        let covers = |own: &&SenderDomain| match own.below {
             Below::Included => domain.is_at_or_below(&own.name),
             Below::Excluded => *domain == own.name,
-        })
+        };
+        self.domains.iter().filter(covers).max_by_key(|own| own.name.as_str().len())
     }
+}
+
+fn unready(wire: wire::Unready) -> Unready {
+    let since = u64::try_from(wire.since_ms).unwrap_or_default();
+    Unready::new(&wire.reason, &wire.object, Timestamp(since))
 }
 
 #[cfg(test)]
@@ -69,9 +85,15 @@ mod tests {
     use super::*;
 
     fn profile(domains: &[(&str, bool)]) -> Profile {
-        let domains = domains
-            .iter()
-            .map(|(name, subdomains)| wire::SenderDomain { name: (*name).into(), subdomains: *subdomains });
+        let domains = domains.iter().map(|(name, subdomains)| wire::SenderDomain {
+            name: (*name).into(),
+            subdomains: *subdomains,
+            unready: name.starts_with("new.").then(|| wire::Unready {
+                reason: "a record is missing".into(),
+                object: "SendingDomain a/b".into(),
+                since_ms: 7,
+            }),
+        });
         Profile::from_wire(wire::Profile {
             account_id: "a1".into(),
             domains: domains.collect(),
@@ -92,7 +114,28 @@ mod tests {
             ("notwide.test", false),
             ("test", false),
         ] {
-            assert_eq!(profile.sends_from(&domain.parse().unwrap()), allowed, "{domain}");
+            assert_eq!(profile.sender(&domain.parse().unwrap()).is_some(), allowed, "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_as_ready_as_the_nearest_that_it_may_send_by() {
+        let profile = profile(&[
+            ("new.wide.test", true),
+            ("wide.test", true),
+            ("new.test", true),
+            ("old.new.test", true),
+        ]);
+        for (domain, since) in [
+            ("wide.test", None),
+            ("new.wide.test", Some(Timestamp(7))),
+            ("a.new.wide.test", Some(Timestamp(7))),
+            ("anew.wide.test", None),
+            ("new.test", Some(Timestamp(7))),
+            ("a.old.new.test", None),
+        ] {
+            let own = profile.sender(&domain.parse().unwrap()).unwrap();
+            assert_eq!(own.unready.as_ref().map(Unready::since), since, "{domain}");
         }
     }
 

@@ -12,3 +12,4 @@ mod login;
 mod send;
 mod submission;
 mod tls;
+mod unready;

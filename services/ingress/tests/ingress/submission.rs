@@ -192,8 +192,9 @@ async fn a_domain_that_was_added_may_send_within_the_refresh_time() {
     let site = Site::start(&["--ingress-profile-refresh-secs", "1"]).await;
     let mut client = site.member().await;
     client.play("C: MAIL FROM:<a@new.test>\nS: 550 5.7.1").await;
-    site.accounts
-        .change(|profile| profile.domains.push(SenderDomain { name: "new.test".into(), subdomains: false }));
+    site.accounts.change(|profile| {
+        profile.domains.push(SenderDomain { name: "new.test".into(), ..SenderDomain::default() })
+    });
     let added = async {
         loop {
             client.send("MAIL FROM:<a@new.test>\r\n").await;

@@ -21,6 +21,7 @@ mod queue_id;
 mod retry;
 mod timestamp;
 mod transfer_encoding;
+mod unready;
 
 pub use disposition::{Disposition, RecipientResult, RemoteReply};
 pub use event::{Event, EventKind, EventMessage, Hop, ParseEventKindError};
@@ -28,3 +29,4 @@ pub use job::{AccountId, BodyKind, Job, JobKind, Message, Recipient, ReturnConte
 pub use queue_id::{JobId, ParseQueueIdError, QueueId};
 pub use retry::{RetrySchedule, RetryScheduleError};
 pub use timestamp::Timestamp;
+pub use unready::{Passage, Unready, WhileUnready};

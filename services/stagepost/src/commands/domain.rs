@@ -4,7 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use proto::accounts::v1::administration_client::AdministrationClient;
 use proto::accounts::v1::{
     Algorithm, CreateDomainRequest, DeleteDomainRequest, Domain, GetDomainRequest, KeyChange, KeyState,
-    ListDomainsRequest, ManagedBy, UpdateDomainRequest,
+    ListDomainsRequest, ManagedBy, Unready, UpdateDomainRequest,
 };
 use runtime::rpc::Client;
 use serde_json::Value;
@@ -125,7 +125,7 @@ impl Command {
             Self::List { account } => {
                 let found = client.list_domains(ListDomainsRequest { account }).await?.into_inner().domains;
                 Ok(View::List {
-                    columns: &["name", "account_id", "subdomains", "keys", "created"],
+                    columns: &["name", "account_id", "subdomains", "ready", "keys", "created", "unready"],
                     records: found.into_iter().map(facts).collect(),
                     empty: "There is no sending domain; register one with `stagepost domain add DOMAIN --account ACCOUNT`.",
                 })
@@ -224,6 +224,19 @@ fn facts(domain: Domain) -> Record {
         ("keys", Value::Array(keys.collect())),
         ("managed_by", text(super::owner(domain.managed_by))),
         ("created", instant(domain.created_at_ms)),
+        ("ready", Value::Bool(domain.unready.is_none())),
+        ("unready", domain.unready.as_ref().map_or(Value::Null, unready)),
         ("records", Value::Array(records.collect())),
     ])
+}
+
+/// What a domain lacks.
+fn unready(said: &Unready) -> Value {
+    let since = mail::Timestamp(u64::try_from(said.since_ms).unwrap_or_default());
+    let unready = mail::Unready::new(&said.reason, &said.object, since);
+    Value::Object(record([
+        ("reason", text(unready.reason())),
+        ("object", text(unready.object())),
+        ("since", instant(said.since_ms)),
+    ]))
 }

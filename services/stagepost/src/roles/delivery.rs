@@ -37,6 +37,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         metrics: delivery::Metrics::register(&mut registry),
         trace_addresses: process.trace_addresses(),
         host_name: host_name.clone(),
+        while_unready: ingress.while_unready(),
     };
     // What an administrator sends goes the same way as what is submitted.
     let submission = ingress::Parts {

@@ -15,23 +15,37 @@ pub(crate) enum Standing {
     Suspended,
     /// The domain has no key.
     Keyless,
+    /// Its keys don't sign yet.
+    KeyToCome,
     /// Accounts is out of order.
     Away,
 }
 
 pub(crate) struct Accounts {
     pub(crate) standing: Mutex<Standing>,
+    unready: Mutex<Option<wire::Unready>>,
     key: Vec<u8>,
 }
 
 impl Accounts {
     pub(crate) fn new() -> Arc<Self> {
         let key = SigningKey::generate(Algorithm::Ed25519Sha256).unwrap().to_pkcs8_der().unwrap().to_vec();
-        Arc::new(Self { standing: Mutex::new(Standing::Good), key })
+        Arc::new(Self { standing: Mutex::new(Standing::Good), unready: Mutex::default(), key })
     }
 
     pub(crate) fn set(&self, standing: Standing) {
         *self.standing.lock().unwrap() = standing;
+    }
+
+    /// The domain lacks a record, since so many seconds.
+    pub(crate) fn set_unready(&self, secs: u64) {
+        let since_ms = i64::try_from(runtime::clock::now_millis() - secs * 1000).unwrap();
+        let (reason, object) = ("TXT _dmarc.sender.test is missing".into(), "SendingDomain a/b".into());
+        *self.unready.lock().unwrap() = Some(wire::Unready { reason, object, since_ms });
+    }
+
+    pub(crate) fn set_ready(&self) {
+        *self.unready.lock().unwrap() = None;
     }
 
     pub(crate) fn routes(self: Arc<Self>) -> Routes {
@@ -47,6 +61,7 @@ impl Signing for Accounts {
     ) -> Result<Response<wire::SigningKeysResponse>, Status> {
         let domain = request.into_inner().domain;
         let standing = *self.standing.lock().unwrap();
+        let unready = self.unready.lock().unwrap().clone();
         match standing {
             Standing::Good | Standing::Suspended => {
                 let key = wire::PrivateKey {
@@ -54,7 +69,10 @@ impl Signing for Accounts {
                     algorithm: wire::Algorithm::Ed25519Sha256.into(),
                     pkcs8_der: self.key.clone().into(),
                 };
-                Ok(Response::new(wire::SigningKeysResponse { domain, keys: vec![key] }))
+                Ok(Response::new(wire::SigningKeysResponse { domain, keys: vec![key], unready }))
+            }
+            Standing::KeyToCome => {
+                Ok(Response::new(wire::SigningKeysResponse { domain, keys: Vec::new(), unready }))
             }
             Standing::Keyless => Err(Status::not_found("no such domain")),
             Standing::Away => Err(Status::unavailable("away")),

@@ -13,7 +13,7 @@ use dkim::BodyHasher;
 use limits::local::Local;
 use mail::{
     AccountId, BodyKind, Job, Message, QueueId, Recipient, RecipientResult, ReturnContent, Timestamp,
-    TlsRequirement,
+    TlsRequirement, WhileUnready,
 };
 use proto::accounts::v1::signing_client::SigningClient;
 use runtime::rpc::{self, Listener, Token};
@@ -91,14 +91,29 @@ pub(crate) fn open(folder: &TempDir) -> Embedded {
 impl Site {
     /// Routes `d1.test` to the first server, `d2.test` to the second and so on, and `sender.test` to the last one too.
     pub(crate) async fn start(servers: &[&Mx], flags: &[&str]) -> Self {
+        Self::start_while(WhileUnready::Refuse, servers, flags).await
+    }
+
+    /// As [`Site::start`], with this setting for domains that aren't ready.
+    pub(crate) async fn start_while(while_unready: WhileUnready, servers: &[&Mx], flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spool = open(&folder);
-        Self::over(spool, folder, servers, flags).await
+        Self::over_while(while_unready, spool, folder, servers, flags).await
     }
 }
 
 impl<S: Spool> Site<S> {
     pub(crate) async fn over(spool: S, folder: TempDir, servers: &[&Mx], flags: &[&str]) -> Self {
+        Self::over_while(WhileUnready::Refuse, spool, folder, servers, flags).await
+    }
+
+    async fn over_while(
+        while_unready: WhileUnready,
+        spool: S,
+        folder: TempDir,
+        servers: &[&Mx],
+        flags: &[&str],
+    ) -> Self {
         let mut routes: Vec<String> = servers
             .iter()
             .enumerate()
@@ -136,6 +151,7 @@ impl<S: Spool> Site<S> {
             signing: SigningClient::new(client),
             observer: Arc::new(Listening { told: tell, events_lost: Arc::clone(&events_lost) }),
             host_name: "out.sender.test".parse().unwrap(),
+            while_unready,
         };
         let running = tokio::spawn(delivery::run(config, parts, shutdown.clone()));
         Self { spool, accounts, told, events_lost, shutdown, running, folder }

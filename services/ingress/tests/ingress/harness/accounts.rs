@@ -33,7 +33,7 @@ pub(crate) struct Accounts {
 
 impl Default for Accounts {
     fn default() -> Self {
-        let domain = |name: &str, subdomains| SenderDomain { name: name.into(), subdomains };
+        let domain = |name: &str, subdomains| SenderDomain { name: name.into(), subdomains, unready: None };
         let profile = Profile {
             account_id: "a1".into(),
             name: "first".into(),

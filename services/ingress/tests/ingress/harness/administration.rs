@@ -35,8 +35,12 @@ impl Administration for Service {
     async fn list_domains(&self, request: Request<ListDomainsRequest>) -> Answer<ListDomainsResponse> {
         let profile = self.0.profile().filter(|profile| profile.account_id == request.get_ref().account);
         let profile = profile.ok_or_else(|| Status::not_found("there is no such account"))?;
-        let domain =
-            |it: SenderDomain| Domain { name: it.name, subdomains: it.subdomains, ..Domain::default() };
+        let domain = |SenderDomain { name, subdomains, unready }| Domain {
+            name,
+            subdomains,
+            unready,
+            ..Domain::default()
+        };
         Ok(Response::new(ListDomainsResponse { domains: profile.domains.into_iter().map(domain).collect() }))
     }
 
