@@ -15,7 +15,7 @@ use tests::lab::Lab;
 use tests::ledger::Ledger;
 use tests::long;
 use tests::message;
-use tests::mx::{Answer, Mx, Step};
+use tests::mx::{Answer, Mx, Received, Step};
 use tests::submitters::{FROM, Submitters};
 
 /// How long before an end the remote's 250 may have come that wasn't recorded.
@@ -135,6 +135,35 @@ fn tell(fleet: &Fleet, lost: &[String]) {
     println!("events of reports: {of_reports:?}");
 }
 
+/// Whether an end explains a second try of what the first had only just done, or was doing.
+fn explained(ends: &[Instant], first: Instant, second: Instant) -> bool {
+    ends.iter().any(|end| first <= *end + UNRECORDED && *end <= second)
+}
+
+/// Recipients that got more than one copy, each of which an end explains.
+fn second_copies<'a>(received: &'a [Received], ends: &[Instant]) -> BTreeSet<&'a str> {
+    let mut copies: BTreeMap<&str, Vec<Instant>> = BTreeMap::new();
+    for message in received.iter().filter(|message| !message.reverse_path().is_empty()) {
+        for recipient in message.recipients() {
+            copies.entry(recipient).or_default().push(message.at);
+        }
+    }
+    copies.retain(|_, copies| copies.len() > 1);
+    for (recipient, copies) in &copies {
+        for pair in copies.windows(2) {
+            assert!(
+                explained(ends, pair[0], pair[1]),
+                "{recipient} got a second copy {:?} after the first, which came {:?} after the first of the ends, and none of \
+                 them explains it: {:?}",
+                pair[1] - pair[0],
+                pair[0].saturating_duration_since(ends[0]),
+                ends.iter().map(|end| *end - ends[0]).collect::<Vec<_>>()
+            );
+        }
+    }
+    copies.into_keys().collect()
+}
+
 fn settle(world: &World, fleet: &Fleet, ledger: &Ledger, ends: &[Instant]) {
     fleet.wait_until_idle(SOON * 8);
     // What a replica of a consumer can't write down, it forgets; then it may take for acknowledged what isn't.
@@ -166,29 +195,7 @@ fn settle(world: &World, fleet: &Fleet, ledger: &Ledger, ends: &[Instant]) {
     );
     assert!(balance.delivered > 100 && balance.bounced > 0, "a load that proves little: {balance}");
 
-    let mut copies: BTreeMap<&str, Vec<Instant>> = BTreeMap::new();
-    for message in received.iter().filter(|message| !message.reverse_path().is_empty()) {
-        for recipient in message.recipients() {
-            copies.entry(recipient).or_default().push(message.at);
-        }
-    }
-    // An end explains a second try of what the first had only just done, or was doing.
-    let explained =
-        |first: Instant, second: Instant| ends.iter().any(|end| first <= *end + UNRECORDED && *end <= second);
-    let mut twice = BTreeSet::new();
-    for (recipient, copies) in copies.iter().filter(|(_, copies)| copies.len() > 1) {
-        twice.insert(*recipient);
-        for pair in copies.windows(2) {
-            assert!(
-                explained(pair[0], pair[1]),
-                "{recipient} got a second copy {:?} after the first, which came {:?} after the first of the ends, and none of \
-                 them explains it: {:?}",
-                pair[1] - pair[0],
-                pair[0].saturating_duration_since(ends[0]),
-                ends.iter().map(|end| *end - ends[0]).collect::<Vec<_>>()
-            );
-        }
-    }
+    let twice = second_copies(&received, ends);
     // Every accepted recipient has an event that says how it ended, and one only unless a copy too many went out.
     // They are read from any replica, and one that was started a moment ago lags.
     let recipients = ledger.recipients();
@@ -212,7 +219,7 @@ fn settle(world: &World, fleet: &Fleet, ledger: &Ledger, ends: &[Instant]) {
         times.sort();
         twice.contains(recipient.as_str())
             || (ids.keys().all(|id| id.contains("bounced"))
-                && times.windows(2).all(|pair| explained(pair[0], pair[1])))
+                && times.windows(2).all(|pair| explained(ends, pair[0], pair[1])))
     });
     println!("{} copies too many, {} recipients with two ends", twice.len(), again.len());
     assert!(odd.is_empty(), "{odd:?}");
