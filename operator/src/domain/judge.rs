@@ -61,7 +61,11 @@ pub(crate) fn records(
         let mut required = REQUIRED.contains(&condition) && record.required;
         if let Some(selector) = selector_of(record) {
             required = needed(selector);
-            finding = worse(finding, look.everywhere.get(selector));
+            finding = match look.everywhere.get(selector) {
+                // All servers and the resolver have it, which were asked after this one look-up: it lets the key sign.
+                Some(everywhere) if everywhere.state == State::Found => everywhere.clone(),
+                everywhere => worse(finding, everywhere),
+            };
         }
         if condition == "SPFAligned" {
             finding = worse(finding, Some(&look.report.return_path_alignment));
