@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
+use limits::Limits as _;
 use proto::accounts::v1::PutAccountRequest;
 
 use crate::condition::{self, Holds, Verdict};
@@ -12,7 +13,7 @@ use crate::context::{Context, Failure};
 use crate::crd::{Account, AccountStatus, Usage};
 use crate::told::{Said, TellError};
 
-/// What was told is looked at again now and then, should the objects that belong to it have changed.
+/// What was told is looked at again now and then: objects that belong to it may have changed, and mail is sent.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The account's name at Stagepost.
@@ -63,6 +64,10 @@ pub(crate) async fn reconcile(account: &Account, context: &Context) -> Result<Ac
         }
     };
     let ready = verdict.holds == Holds::True;
+    let recipients_today = match (&context.counters, &id) {
+        (Some(counters), Some(id)) => Some(counters.quota_used(id).await),
+        _ => None,
+    };
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     let generation = account.metadata.generation;
     let status = AccountStatus {
@@ -70,7 +75,7 @@ pub(crate) async fn reconcile(account: &Account, context: &Context) -> Result<Ac
         conditions: condition::after(&before.conditions, vec![verdict], generation, &now),
         name: Some(name),
         account_id: id,
-        usage: usage(account, context),
+        usage: Usage { recipients_today, ..usage(account, context) },
     };
     if status != before {
         context.put_status(&Account { status: Some(status), ..account.clone() }).await?;
@@ -92,5 +97,5 @@ fn usage(account: &Account, context: &Context) -> Usage {
     let credentials = credentials.iter().filter_map(|object| object.0.as_ref().ok());
     let credentials =
         credentials.filter(|object| object.namespace() == namespace && object.spec.account == name);
-    Usage { domains: count(domains.count()), credentials: count(credentials.count()) }
+    Usage { domains: count(domains.count()), credentials: count(credentials.count()), recipients_today: None }
 }

@@ -12,6 +12,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt as _};
+use limits::Counters;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) credentials: Store<Guarded<SmtpCredential>>,
     pub(crate) keys: KeyMaker,
     pub(crate) look: crate::domain::look::Dns,
+    /// Where accounts' recipients are counted, if that is known.
+    pub(crate) counters: Option<Arc<Counters>>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,

@@ -19,7 +19,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt as _;
 
 pub use account::{Account, AccountSpec, AccountStatus, Plan, Quotas, Usage};
-pub use credential::{PreviousCredential, SmtpCredential, SmtpCredentialSpec, SmtpCredentialStatus};
+pub use credential::{
+    CredentialLimits, PreviousCredential, SmtpCredential, SmtpCredentialSpec, SmtpCredentialStatus,
+};
 pub use domain::{
     Dkim, Dmarc, DmarcPolicy, Dns, DnsMode, ExistingSecret, KeyAlgorithm, ReturnPath, SendingDomain,
     SendingDomainSpec, TxtFormat,

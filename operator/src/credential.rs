@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
-use proto::accounts::v1::PutCredentialRequest;
+use proto::accounts::v1::{CredentialLimit, PutCredentialRequest};
 use zeroize::Zeroizing;
 
 use crate::condition::{self, Holds, Verdict};
@@ -34,7 +34,9 @@ fn origin(uid: &str, username: &str) -> String {
 
 fn say(credential: &SmtpCredential, account: &str, username: &str) -> Option<Said> {
     let domains = credential.spec.sender_domains.join(" ");
-    Some(Said::of(origin(&credential.uid()?, username), &[account, username, &domains]))
+    let limit = credential.spec.limits.recipients_per_day;
+    let limit = limit.map_or_else(String::new, |limit| limit.to_string());
+    Some(Said::of(origin(&credential.uid()?, username), &[account, username, &domains, &limit]))
 }
 
 /// What accounts should know of it, as far as its status tells.
@@ -263,6 +265,12 @@ fn username(credential: &SmtpCredential) -> String {
     format!("{short}-{}", random_text(8))
 }
 
+/// One count over all of its logins, so that a rotation doesn't begin it anew.
+fn limit(credential: &SmtpCredential) -> Option<CredentialLimit> {
+    let recipients_per_day = credential.spec.limits.recipients_per_day?;
+    Some(CredentialLimit { recipients_per_day, counted_as: credential.uid()? })
+}
+
 async fn tell(credential: &SmtpCredential, logins: &Logins, context: &Context) -> Result<Verdict, Failure> {
     let namespace = credential.namespace().unwrap_or_default();
     let wanted = &credential.spec.account;
@@ -285,6 +293,7 @@ async fn tell(credential: &SmtpCredential, logins: &Logins, context: &Context) -
             secret_sha256: digest(&SHA256, password.as_bytes()).as_ref().to_vec().into(),
             description: format!("SmtpCredential {namespace}/{}", credential.name_any()),
             sender_domains: credential.spec.sender_domains.clone(),
+            limit: limit(credential),
             ..PutCredentialRequest::default()
         };
         match context.told.credential(&said, request).await {

@@ -44,6 +44,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
+use limits::Counters;
 use proto::accounts::v1::administration_client::AdministrationClient;
 use runtime::tls::{ClientTls, TlsError};
 use tokio::sync::mpsc;
@@ -76,6 +77,8 @@ const GRACE: Duration = Duration::from_secs(8);
 pub struct Parts {
     /// The account service.
     pub accounts: runtime::rpc::Client,
+    /// Where recipients are counted, if that is known.
+    pub counters: Option<Arc<Counters>>,
     /// Where it counts.
     pub metrics: Metrics,
     /// Name of this Stagepost, and of its Lease.
@@ -166,6 +169,7 @@ fn work(
         domains: domains.store.clone(),
         credentials: credentials.store.clone(),
         keys: KeyMaker::start().map_err(RunError::Threads)?,
+        counters: parts.counters.clone(),
         look: domain::look::Dns::new(Policies::new(tls, config.reach())),
         recorder: Recorder::new(client, reporter),
         metrics: parts.metrics.clone(),

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
+    printcolumn(name = "Today", type_ = "integer", json_path = ".status.usage.recipientsToday"),
     printcolumn(name = "Domains", type_ = "integer", json_path = ".status.usage.domains", priority = 1),
     printcolumn(
         name = "Credentials",
@@ -123,12 +124,12 @@ pub struct AccountStatus {
     /// Id of the account at Stagepost, as events and logs have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<String>,
-    /// What belongs to the account.
+    /// What belongs to the account, and what was sent for it.
     #[serde(default)]
     pub usage: Usage,
 }
 
-/// What belongs to an account.
+/// What belongs to an account, and what was sent for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
@@ -140,4 +141,9 @@ pub struct Usage {
     #[serde(default)]
     #[schemars(extend("format" = "int32"))]
     pub credentials: u32,
+    /// Recipients that were taken for it this UTC day, as of the last minute or so. Only where the operator knows the Redis
+    /// server in which they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int64"))]
+    pub recipients_today: Option<u64>,
 }

@@ -58,10 +58,23 @@ pub struct SmtpCredentialSpec {
     #[schemars(length(min = 1, max = 240))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the Secret can't be renamed; make another SmtpCredential"))]
     pub secret_name: Option<String>,
+    /// How much may be sent with it, beside what holds for the account.
+    #[serde(default)]
+    pub limits: CredentialLimits,
     /// For how many minutes after a rotation the password before is taken too, so that applications can pick up the new one.
     #[serde(default = "grace_minutes")]
     #[schemars(range(min = 0, max = 10_080), extend("format" = "int32"))]
     pub rotation_grace_minutes: u32,
+}
+
+/// How much may be sent with a credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialLimits {
+    /// Recipients a UTC day, over a rotation too. Without it the account's quota alone holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000), extend("format" = "int64"))]
+    pub recipients_per_day: Option<u64>,
 }
 
 fn grace_minutes() -> u32 {

@@ -92,11 +92,24 @@ pub(crate) struct Credential {
     /// Domains that may be sent from; all of the account's when empty.
     #[serde(default)]
     pub(crate) sender_domains: Vec<String>,
+    /// Beside the account's quota.
+    #[serde(default)]
+    pub(crate) limit: Option<CredentialLimit>,
     #[serde(default)]
     pub(crate) origin: Origin,
     pub(crate) managed_by: Owner,
     pub(crate) revision: u64,
     pub(crate) created_at_ms: u64,
+    #[serde(flatten)]
+    pub(crate) later: Later,
+}
+
+/// How much may be sent with a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CredentialLimit {
+    pub(crate) recipients_per_day: u64,
+    /// Credentials of an account that name the same are counted together.
+    pub(crate) counted_as: String,
     #[serde(flatten)]
     pub(crate) later: Later,
 }

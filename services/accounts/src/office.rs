@@ -265,6 +265,7 @@ impl Office {
             description,
             proof,
             sender_domains: Vec::new(),
+            limit: None,
             origin: Origin::default(),
             managed_by,
             revision: 1,

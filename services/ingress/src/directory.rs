@@ -26,7 +26,7 @@ use tonic::{Code, Request, Status};
 use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
-pub(crate) use profile::Profile;
+pub(crate) use profile::{OwnLimit, Profile};
 
 use crate::config::DirectoryTimes;
 use crate::spans;

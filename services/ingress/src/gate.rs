@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::Parts;
 use crate::budget::Budget;
 use crate::config::{Literals, Settings};
-use crate::directory::{Directory, LoginError, Member, Profile, ProfileError};
+use crate::directory::{Directory, LoginError, Member, OwnLimit, Profile, ProfileError};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::observer::{Observer, Refused, Stage};
@@ -167,8 +167,13 @@ impl<S: Spool, L: Limits> Gate<S, L> {
         }
     }
 
-    /// Whether mail may go there; the ticket is the recipient's place in the account's quota.
-    pub(crate) async fn recipient(&self, profile: &Profile, to: &ForwardPath) -> Result<L::Ticket, Reply> {
+    /// Whether mail may go there; the tickets are the recipient's places in the account's quota, and in the credential's if that has
+    /// one.
+    pub(crate) async fn recipient(
+        &self,
+        profile: &Profile,
+        to: &ForwardPath,
+    ) -> Result<(L::Ticket, Option<L::Ticket>), Reply> {
         match to {
             ForwardPath::Postmaster => {
                 let text = "there are no mailboxes here; write <postmaster@> and a domain";
@@ -182,14 +187,25 @@ impl<S: Spool, L: Limits> Gate<S, L> {
                 (Host::Literal(_), Literals::Allow) | (Host::Domain(_), _) => {}
             },
         }
-        match self.limits.take_quota(profile.account.as_str(), profile.recipients_per_day, 1).await {
+        let own = match &profile.own_limit {
+            None => None,
+            Some(OwnLimit { counted_as, recipients_per_day }) => {
+                let whose = "this credential's limit for today";
+                Some(self.place(counted_as, Some(*recipients_per_day), whose).await?)
+            }
+        };
+        let place = self.place(profile.account.as_str(), profile.recipients_per_day, "today's quota");
+        Ok((place.await?, own))
+    }
+
+    /// A recipient's place among those that are counted under a name.
+    async fn place(&self, counted_as: &str, per_day: Option<u64>, which: &str) -> Result<L::Ticket, Reply> {
+        match self.limits.take_quota(counted_as, per_day, 1).await {
             Quota::Taken(ticket) => Ok(ticket),
             Quota::Exhausted { resets_in } => {
                 self.metrics.quota_used_up();
-                let quota = profile.recipients_per_day.unwrap_or_default();
-                let wait = in_words(resets_in);
-                let text =
-                    format!("today's quota of {quota} recipients is used up; it begins anew in {wait}");
+                let (quota, wait) = (per_day.unwrap_or_default(), in_words(resets_in));
+                let text = format!("{which} of {quota} recipients is used up; it begins anew in {wait}");
                 Err(Reply::new(452, (4, 2, 2), text))
             }
         }

@@ -76,7 +76,9 @@ impl<S: Spool, L: Limits> Service<S, L> {
         let mut tickets = Vec::with_capacity(to.len());
         for recipient in &to {
             let path = ForwardPath::Mailbox(recipient.clone());
-            tickets.push(self.gate.recipient(&profile, &path).await.map_err(|reply| status(&reply))?);
+            let (ticket, own) = self.gate.recipient(&profile, &path).await.map_err(|reply| status(&reply))?;
+            tickets.push(ticket);
+            tickets.extend(own);
         }
         let mut intake =
             self.gate.intake(Some(content.len() as u64)).await.map_err(|reply| status(&reply))?;

@@ -147,6 +147,7 @@ const READ: [(&str, &[&str]); 4] = [
         "operator",
         &[
             "operator-",
+            "redis-",
             "accounts-server",
             "accounts-token",
             "grpc-token",

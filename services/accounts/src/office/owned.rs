@@ -20,7 +20,8 @@ use super::domains::{check_free, check_key_count, parse_name};
 use super::{ChangeError, Office, check_name, check_owner, failed, find_account};
 use crate::book::{Book, Kept as _, seal_name};
 use crate::model::{
-    Account, Credential, Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner, Plan, Proof, Unready,
+    Account, Credential, CredentialLimit, Domain, Key, KeyAlgorithm, KeyState, Later, Origin, Owner, Plan,
+    Proof, Unready,
 };
 use crate::seal::Seal;
 use crate::secret::{random_text, to_hex};
@@ -28,6 +29,7 @@ use crate::store::Change;
 
 const ORIGIN_OCTETS_MAX: usize = 128;
 const SELECTOR_OCTETS_MAX: usize = 63;
+const COUNTED_AS_OCTETS_MAX: usize = 64;
 const UNREADY_OCTETS_MAX: usize = 1024;
 /// Below what a store takes in one change.
 const REMOVED_AT_ONCE: usize = 400;
@@ -49,6 +51,7 @@ pub(crate) struct PutCredential {
     pub(crate) secret_sha256: Vec<u8>,
     pub(crate) description: String,
     pub(crate) sender_domains: Vec<String>,
+    pub(crate) limit: Option<CredentialLimit>,
 }
 
 /// A domain as its owner wants it.
@@ -128,6 +131,16 @@ impl Office {
         if put.secret_sha256.len() != 32 {
             return Err(ChangeError::Invalid("a SHA-256 has 32 octets".into()));
         }
+        if let Some(limit) = &put.limit {
+            let name = &limit.counted_as;
+            if !(1..=COUNTED_AS_OCTETS_MAX).contains(&name.len())
+                || !name.bytes().all(|octet| octet.is_ascii_graphic())
+            {
+                let text =
+                    format!("what a limit is counted as has 1 to {COUNTED_AS_OCTETS_MAX} visible characters");
+                return Err(ChangeError::Invalid(text));
+            }
+        }
         let named = put.sender_domains.iter().map(|name| Ok(parse_name(name)?.to_string()));
         let sender_domains = named.collect::<Result<Vec<_>, ChangeError>>()?;
         let fingerprint = to_hex(&put.secret_sha256);
@@ -152,6 +165,7 @@ impl Office {
                 description: put.description.clone(),
                 proof: Proof::Secret(fingerprint.clone()),
                 sender_domains: sender_domains.clone(),
+                limit: put.limit.clone(),
                 origin: origin.clone(),
                 managed_by: by,
                 revision: held.map_or(1, |held| held.revision + 1),

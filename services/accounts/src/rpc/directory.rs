@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{account_key, missing, wire_unready};
 use crate::book::{Book, Kept as _};
 use crate::login::Login;
-use crate::model::{Credential, Domain};
+use crate::model::{Credential, CredentialLimit, Domain};
 use crate::office::Office;
 
 pub(super) struct Directory {
@@ -77,7 +77,13 @@ fn profile(book: &Book, account_id: &str, credential: Option<&Credential>) -> Op
         recipients_per_day: account.quota(),
         domains: sender_domains(book, account_id, wanted),
         revision: account.revision,
+        credential_limit: credential.and_then(|credential| credential.limit.as_ref()).map(limit),
     })
+}
+
+fn limit(limit: &CredentialLimit) -> wire::CredentialLimit {
+    let CredentialLimit { recipients_per_day, counted_as, later: _ } = limit.clone();
+    wire::CredentialLimit { recipients_per_day, counted_as }
 }
 
 /// The account's domains, or those of `wanted` that are its own or below one that stands for its subdomains.

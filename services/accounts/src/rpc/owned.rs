@@ -6,7 +6,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::{algorithm, key_state, owner, plan};
-use crate::model::{Later, Origin, Owner, Unready};
+use crate::model::{CredentialLimit, Later, Origin, Owner, Unready};
 use crate::office::owned::{PutAccount, PutCredential, PutDomain, PutKey};
 
 type Said<T> = Result<(T, Origin, Owner), Status>;
@@ -40,9 +40,15 @@ pub(super) fn credential(request: wire::PutCredentialRequest) -> Said<PutCredent
         secret_sha256,
         description,
         sender_domains,
+        limit,
     } = request;
     let secret_sha256 = secret_sha256.to_vec();
-    let put = PutCredential { account, username, secret_sha256, description, sender_domains };
+    let limit = limit.map(|wire::CredentialLimit { recipients_per_day, counted_as }| CredentialLimit {
+        recipients_per_day,
+        counted_as,
+        later: Later::new(),
+    });
+    let put = PutCredential { account, username, secret_sha256, description, sender_domains, limit };
     Ok((put, origin(from.unwrap_or_default()), owner(managed_by)?))
 }
 

@@ -109,8 +109,9 @@ impl<S: Spool, L: Limits> Conversation<S, L> {
         let taken = gate.recipient(&transaction.profile, to).instrument(transaction.span.clone()).await;
         spans::recipient(&transaction.span, to, gate.trace_addresses, taken.as_ref().err());
         match taken {
-            Ok(ticket) => {
+            Ok((ticket, own)) => {
                 transaction.tickets.push(ticket);
+                transaction.tickets.extend(own);
                 Verdict::Yes
             }
             Err(reply) => {

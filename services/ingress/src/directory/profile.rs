@@ -12,7 +12,17 @@ pub(crate) struct Profile {
     pub(crate) suspended: Option<String>,
     /// None: without limit.
     pub(crate) recipients_per_day: Option<u64>,
+    /// What holds for the credential beside that.
+    pub(crate) own_limit: Option<OwnLimit>,
     domains: Vec<SenderDomain>,
+}
+
+/// How much may be sent with a credential.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OwnLimit {
+    /// Whose recipients are counted: no account's name has a `/`.
+    pub(crate) counted_as: String,
+    pub(crate) recipients_per_day: u64,
 }
 
 /// A domain that mail may come from.
@@ -44,7 +54,11 @@ impl Profile {
             })
         });
         let recipients_per_day = wire.recipients_per_day;
-        Some(Self { account, suspended, recipients_per_day, domains: domains.collect() })
+        let own_limit = wire.credential_limit.map(|limit| OwnLimit {
+            counted_as: format!("{account}/{}", limit.counted_as),
+            recipients_per_day: limit.recipients_per_day,
+        });
+        Some(Self { account, suspended, recipients_per_day, own_limit, domains: domains.collect() })
     }
 
     /// The profile that accounts would give to a login of this account with these domains.
@@ -62,6 +76,8 @@ impl Profile {
             recipients_per_day: account.effective_recipients_per_day,
             domains: domains.into_iter().map(domain).collect(),
             revision: account.revision,
+            // Who administers sends without a credential.
+            credential_limit: None,
         })
     }
 

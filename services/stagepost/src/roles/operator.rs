@@ -12,18 +12,22 @@ use crate::cli::Failure;
 
 /// Runs until a signal; then what is being worked on is finished, and the Lease given back.
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let Settings { process, services, ingress: _, accounts: _, delivery: _, nats: _, redis: _, operator } =
+    let Settings { process, services, ingress: _, accounts: _, delivery: _, nats: _, redis, operator } =
         settings;
     let mut base = Base::start(&process, "stagepost-operator").await?;
     let token = connect::token(&services, &process)?;
     let accounts = connect::accounts(&services, &process, &token)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let counters = match redis.redis_url {
+        Some(_) => Some(connect::counters(&redis, &services.instance, "operator", &mut registry).await?),
+        None => None,
+    };
     let ending = CancellationToken::new();
     let mut tasks = JoinSet::new();
     base.show(&mut tasks, health(base.shutdown.clone()), registry, ending.clone());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "operator runs");
-    let parts = Parts { accounts, metrics, instance: services.instance.clone() };
+    let parts = Parts { accounts, counters, metrics, instance: services.instance.clone() };
     let ended = ::operator::run(operator, parts, base.shutdown.clone()).await;
     ending.cancel();
     while tasks.join_next().await.is_some() {}
