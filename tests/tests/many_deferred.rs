@@ -145,5 +145,6 @@ async fn what_waits_outlives_a_kill_of_nats_and_comes_back_in_order_of_its_time(
     dues.sort_unstable();
     let expected = (0..count).map(|number| first_due.0 + number * 1_000 / DUE_PER_SEC);
     assert!(dues.into_iter().eq(expected), "each came once");
-    stage.until_empty("stage", PATIENCE).await;
+    // Content is removed behind what used it, at its own pace.
+    stage.until_empty("stage", PATIENCE * long::pick(1, 10)).await;
 }
