@@ -175,7 +175,7 @@ fn what_was_sent_for_an_account_shows_in_its_status() {
     // As ingress counts them.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let mut settings = limits::redis::Settings::new(&redis.url());
+        let mut settings = limits::redis::Settings::new(redis.url());
         settings.group = "ingress".into();
         let counters = limits::redis::Redis::connect(settings).await.unwrap();
         match counters.take_quota(&id, None, 7).await {
