@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are part of what it proves")]
 
+use std::time::Instant;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tests::deadline::{SOON, until_true};
+use tests::deadline::{SOON, until, until_true};
 use tests::lab::Lab;
 use tests::message;
 use tests::smtp::{Client, Reply, stuffed};
@@ -39,9 +41,17 @@ fn a_thousand_idle_sessions_take_less_than_60_megabytes() {
             }
         })
         .collect();
-    let resident = stagepost.process().resident();
-    println!("{SESSIONS} sessions, half of them logged in under TLS: {} KiB resident", resident / 1024);
-    assert!(resident < 60_000_000, "{resident} octets are resident");
+    // Hashing a password takes 19 MiB, which the allocator gives back a little later.
+    let begun = Instant::now();
+    let resident = until("the sessions take little", SOON, || {
+        let resident = stagepost.process().resident();
+        (resident < 60_000_000).then_some(resident)
+    });
+    println!(
+        "{SESSIONS} sessions, half of them logged in under TLS: {} KiB resident after {} ms",
+        resident / 1024,
+        begun.elapsed().as_millis()
+    );
     for session in &mut sessions {
         session.expect("NOOP", 250);
     }

@@ -5,10 +5,11 @@ mod settle;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_nats::Request;
 use bytes::Bytes;
-use mail::{Job, JobId, JobKind, Recipient, RecipientResult, Timestamp};
+use mail::{Job, JobId, JobKind, QueueId, Recipient, RecipientResult, Timestamp};
 
 use super::api::{ApiError, PATIENCE};
 use super::body::{INLINE_RETRY_MAX, Kept};
@@ -18,6 +19,9 @@ use super::names::{Kind, Spot};
 use super::ready::Fetched;
 use super::{Core, Later};
 use crate::{ContentError, Lease, Retry, SettleError};
+
+/// Pauses between questions whether a job whose content isn't there is anybody's still.
+const ASKED_AGAIN_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
 
 /// A job leased from JetStream.
 pub struct JetStreamLease {
@@ -100,12 +104,32 @@ impl JetStreamLease {
     }
 
     /// Whether the record of the lease is gone, as the leader knows it.
-    async fn is_settled(&self) -> bool {
+    async fn is_settled(&self) -> Result<bool, ApiError> {
         let kind = if self.parked().is_some() { Kind::Sched } else { self.spot.kind };
         let subject = self.core.names.subject(Spot { kind, ..self.spot });
         let Place { stream, sequence } = self.place();
-        let found = self.core.api.last(&stream, &subject).await;
-        found.is_ok_and(|found| found.is_none_or(|stored| stored.sequence != sequence))
+        let found = self.core.api.last(&stream, &subject).await?;
+        Ok(found.is_none_or(|stored| stored.sequence != sequence))
+    }
+
+    /// What it means that content isn't there: somebody else may have ended the job, with which it went. A server that was stopped and
+    /// goes on takes itself for the leader for a moment, and knows what was: so more than one answer is wanted before a sender is told
+    /// that mail was damaged.
+    async fn missing(&self, queue_id: QueueId, cause: String) -> ContentError {
+        let mut last = Ok(false);
+        for pause in ASKED_AGAIN_AFTER {
+            tokio::time::sleep(pause).await;
+            last = self.is_settled().await;
+            if let Ok(true) = last {
+                *lock(&self.held.mark) = Some(Mark::Removed);
+                let cause = "somebody else has settled the job".to_owned();
+                return ContentError::Unavailable { queue_id, cause };
+            }
+        }
+        match last {
+            Ok(_) => ContentError::Damaged { queue_id, cause },
+            Err(error) => ContentError::Unavailable { queue_id, cause: error.to_string() },
+        }
     }
 }
 
@@ -123,11 +147,8 @@ impl Lease for JetStreamLease {
             Body::Chunks(size) => {
                 let bodies = self.core.bodies(self.spot.partition);
                 match bodies.read(&self.record.job.message, *size, offset).await {
-                    Err(ContentError::Damaged { queue_id, .. }) if self.is_settled().await => {
-                        // Its content went with the job, which isn't ours any more.
-                        *lock(&self.held.mark) = Some(Mark::Removed);
-                        let cause = "somebody else has settled the job".to_owned();
-                        Err(ContentError::Unavailable { queue_id, cause })
+                    Err(ContentError::Damaged { queue_id, cause }) => {
+                        Err(self.missing(queue_id, cause).await)
                     }
                     read => read,
                 }
