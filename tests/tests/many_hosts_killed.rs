@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the figures of a run are part of what it proves")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -21,6 +22,13 @@ use tests::submitters::{FROM, Submitters};
 /// How long before an end the remote's 250 may have come that wasn't recorded.
 const UNRECORDED: Duration = Duration::from_secs(15);
 const KINDS_OF_END: [&str; 4] = ["delivered", "bounced", "expired", "dropped"];
+
+/// One fleet at a time: twelve processes and three servers are enough for a small machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct World {
     lab: Lab,
@@ -250,6 +258,7 @@ fn text(value: &Value) -> String {
 
 #[test]
 fn whatever_single_process_is_killed_nothing_is_lost() {
+    let _alone = alone();
     let world = World::new();
     let mut fleet = world.fleet();
     let mut chance = Chance::new();
@@ -268,6 +277,7 @@ fn whatever_single_process_is_killed_nothing_is_lost() {
 
 #[test]
 fn all_killed_at_once_nothing_is_lost() {
+    let _alone = alone();
     let world = World::new();
     let mut fleet = world.fleet();
     let rounds = long::pick(2, 10);
@@ -291,6 +301,7 @@ fn all_killed_at_once_nothing_is_lost() {
 
 #[test]
 fn whatever_is_stopped_for_a_while_nothing_is_lost() {
+    let _alone = alone();
     let world = World::new();
     let mut fleet = world.fleet();
     let stopped = Duration::from_secs(40);
