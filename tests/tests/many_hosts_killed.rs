@@ -41,7 +41,7 @@ impl World {
         let lab = Lab::new();
         let takes = lab.mx("takes.test");
         let puts_off = lab.mx("puts-off.test");
-        let seen = std::sync::Mutex::new(BTreeSet::new());
+        let seen = Mutex::new(BTreeSet::new());
         puts_off.script(move |step| match step {
             Step::Command { line, .. }
                 if line.starts_with("RCPT") && seen.lock().unwrap().insert((*line).to_owned()) =>
