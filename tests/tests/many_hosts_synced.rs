@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tests::deadline::{SOON, until};
 use tests::fault::Calls;
 use tests::fleet::FleetSetup;
 use tests::lab::Lab;
@@ -60,23 +61,24 @@ fn is_sync(text: &str) -> bool {
     (text.starts_with("fsync(") || text.starts_with("fdatasync(")) && text.contains("= 0")
 }
 
-/// Everything that holds `token` and was written to a stream's files was synced before NATS answered for the record of the job,
-/// and that was before `answered`. Gives how many writes there were.
-fn synced_before(calls: &[Call], token: &str, queue_id: &str, answered: f64) -> usize {
-    let record = calls
-        .iter()
-        .position(|call| {
-            is_write(&call.text)
-                && call.text.contains(queue_id)
-                && file(&call.text).is_some_and(|path| path.contains("-MAIL-") && path.contains("/msgs/"))
-        })
-        .unwrap_or_else(|| panic!("no record of {queue_id} was written"));
+/// Where in `calls` the record of the job is written, and where NATS answers for it; none where strace hasn't told yet.
+fn record_and_answer(calls: &[Call], queue_id: &str) -> Option<(usize, usize)> {
+    let record = calls.iter().position(|call| {
+        is_write(&call.text)
+            && call.text.contains(queue_id)
+            && file(&call.text).is_some_and(|path| path.contains("-MAIL-") && path.contains("/msgs/"))
+    })?;
     let answer = calls
         .iter()
         .skip(record)
-        .position(|call| is_write(&call.text) && call.text.contains(r#"{\"stream\":\"stagepost-MAIL-"#))
-        .map(|place| place + record)
-        .unwrap_or_else(|| panic!("NATS answered nothing for {queue_id}"));
+        .position(|call| is_write(&call.text) && call.text.contains(r#"{\"stream\":\"stagepost-MAIL-"#))?;
+    Some((record, record + answer))
+}
+
+/// Everything that holds `token` and was written to a stream's files was synced before NATS answered for the record of the job,
+/// and that was before `answered`. Gives how many writes there were.
+fn synced_before(calls: &[Call], token: &str, queue_id: &str, answered: f64) -> usize {
+    let (record, answer) = record_and_answer(calls, queue_id).unwrap();
     // What is written later is the job's further way.
     let writes: Vec<(usize, &str)> = calls[..answer]
         .iter()
@@ -123,8 +125,14 @@ fn the_final_dot_is_answered_after_nats_has_synced_the_message() {
         let queue_id = client.submit(FROM, recipients, &octets).queue_id();
         answered.push((token, queue_id, unix_secs()));
     }
+    // Who is answered may know of it before strace writes down the call that told.
+    let log = until("the calls that wrote and answered for each message", SOON, || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        let calls = calls(&log);
+        let whole = answered.iter().all(|(_, queue_id, _)| record_and_answer(&calls, queue_id).is_some());
+        whole.then_some(log)
+    });
     drop(watched);
-    let log = std::fs::read_to_string(&log).unwrap();
     let calls = calls(&log);
     for (token, queue_id, at) in answered {
         let writes = synced_before(&calls, token, &queue_id, at);
