@@ -102,7 +102,7 @@ async fn process<S: Spool, L: Limits>(context: Arc<Context<S, L>>, mut work: Wor
     match decision {
         Decision::Hold(reason) => {
             context.suspensions.add(&work.job().message.account);
-            events::keep_noted(&context, work.job()).await;
+            events::keep_noted(&context, &work).await;
             let id = work.job().id;
             log_unrecorded(id, work.lease.hold(reason).await);
         }

@@ -11,9 +11,12 @@ use smtp::address::Address;
 use spool::{EventError, EventLog as _, Spool};
 
 use crate::context::Context;
+use crate::work::Work;
 
-/// Mail doesn't wait longer for its events.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// What has ended doesn't wait longer for its events: a job that isn't settled is done again some time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody who asks for an answer waits longer for it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Makes the events of a job's attempt.
 pub(crate) struct Attempt {
@@ -106,25 +109,43 @@ pub(crate) fn note_accepted<S: Spool, L: Limits>(context: &Context<S, L>, job: &
 }
 
 /// Before a job is put back without an attempt: its acceptance is told for good, since it isn't fresh any more.
-pub(crate) async fn keep_noted<S: Spool, L: Limits>(context: &Context<S, L>, job: &Job) {
-    if is_fresh(job) {
-        append(context, Vec::new()).await;
+pub(crate) async fn keep_noted<S: Spool, L: Limits>(context: &Context<S, L>, work: &Work<S::Lease>) {
+    if is_fresh(work.job()) {
+        append(context, work, Vec::new()).await;
     }
 }
 
-/// Writes events. Mail matters more: where they can't be written it goes on without them.
-pub(crate) async fn append<S: Spool, L: Limits>(context: &Context<S, L>, events: Vec<Event>) {
+/// Writes events of a job while its lease is kept alive. Mail matters more: where they can't be written it goes on without them.
+pub(crate) async fn append<S: Spool, L: Limits>(
+    context: &Context<S, L>,
+    work: &Work<S::Lease>,
+    events: Vec<Event>,
+) {
     let count = events.len();
-    match append_in_time(&*context.spool, events).await {
-        Err(error) if count > 0 => context.observer.events_lost(count, &error),
+    let appended = append_within(PATIENCE, &*context.spool, events);
+    match work.kept(appended).await {
+        Ok(Err(error)) if count > 0 => context.observer.events_lost(count, &error),
         // What was only noted isn't lost yet.
-        Err(error) => tracing::debug!(%error, "what was noted isn't known to be kept"),
-        Ok(()) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "what was noted isn't known to be kept"),
+        Ok(Ok(())) => {}
+        // The settlement says so too. Somebody else does the job and tells of it.
+        Err(lost) => tracing::debug!(job = %work.job().id, %lost, "events aren't known to be kept"),
     }
 }
 
 /// Writes events, or says soon why it can't.
 pub(crate) async fn append_in_time<S: Spool>(spool: &S, events: Vec<Event>) -> Result<(), EventError> {
-    let late = |_| Err(EventError::Unavailable(format!("it doesn't answer within {} s", PATIENCE.as_secs())));
-    tokio::time::timeout(PATIENCE, spool.events().append(events)).await.unwrap_or_else(late)
+    append_within(ANSWER_WITHIN, spool, events).await
+}
+
+async fn append_within<S: Spool>(
+    patience: Duration,
+    spool: &S,
+    events: Vec<Event>,
+) -> Result<(), EventError> {
+    let late = |_| {
+        let secs = patience.as_secs();
+        Err(EventError::Unavailable(format!("it doesn't answer within {secs} s")))
+    };
+    tokio::time::timeout(patience, spool.events().append(events)).await.unwrap_or_else(late)
 }

@@ -117,7 +117,7 @@ async fn tell<S: Spool, L: Limits>(
     let earlier = earlier.iter().map(|earlier| telling.event(&earlier.result, &earlier.hop, retry_at));
     let last = outcome.results.iter().map(|result| telling.event(result, &outcome.hop, retry_at));
     let told = earlier.chain(last).collect();
-    events::append(context, told).await;
+    events::append(context, work, told).await;
 }
 
 /// Records what a transaction settled before another one begins; false when the job is no longer ours.
@@ -140,7 +140,7 @@ pub(crate) async fn narrow<S: Spool, L: Limits>(
     let telling = events::Attempt::new(work.job());
     // None of them is tried again.
     let told = ended.iter().map(|result| telling.event(result, &hop, Timestamp::default())).collect();
-    events::append(context, told).await;
+    events::append(context, work, told).await;
     let deferred = work.deferred.iter().map(|earlier| with_last(earlier.result.clone()));
     let left = remaining.into_iter().chain(deferred).collect();
     let reports = reports(work, ended.clone(), outcome.origin);
@@ -175,8 +175,8 @@ pub(crate) async fn wait<S: Spool, L: Limits>(
     context.observer.waits(work.job(), wait, &reason);
     context.metrics.waits(cause);
     work.span.record("mail.waits_for", cause.as_str());
+    events::keep_noted(context, &work).await;
     let job = work.job();
-    events::keep_noted(context, job).await;
     let (id, attempts) = (job.id, job.attempts);
     let remaining = work.recipients.clone();
     let signature = signature.or_else(|| job.signature.clone());

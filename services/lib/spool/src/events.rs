@@ -34,7 +34,8 @@ pub trait EventLog: Send + Sync + 'static {
     type Reader: EventReader;
 
     /// Writes events; they, and all that was noted before, are durable when this is `Ok`. Given none it makes durable what
-    /// was noted. Answers within seconds: mail waits for it.
+    /// was noted. May take as long as the store gives no answer: a caller who can't wait any longer drops the future, and the
+    /// events may become durable all the same.
     fn append(&self, events: Vec<Event>) -> impl Future<Output = Result<(), EventError>> + Send;
 
     /// Writes events without waiting: they become durable and can be read soon, and before any later [`append`] is `Ok`.

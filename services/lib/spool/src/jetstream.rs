@@ -40,7 +40,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mail::{JobId, QueueId, Timestamp};
@@ -67,6 +67,9 @@ use crate::{
     AcceptError, ContentError, DeadLetter, DeadLetterError, DeadSelection, Entry, EventLog as _, NewMessage,
     Query, Revival, Selection, SettleError, Spool, Summary,
 };
+
+/// The end doesn't wait longer for the last events.
+const LAST_EVENTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Tells the time, in milliseconds of Unix time.
 pub type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
@@ -397,8 +400,10 @@ impl Spool for JetStream {
 
     async fn close(&self) {
         // Events that were noted are kept first.
-        if let Err(error) = self.events.append(Vec::new()).await {
-            tracing::warn!(%error, "the last events may be lost");
+        match tokio::time::timeout(LAST_EVENTS_WITHIN, self.events.append(Vec::new())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last events may be lost"),
+            Err(_) => tracing::warn!("the last events may be lost: NATS doesn't take them"),
         }
         self.core.closed.store(true, Ordering::SeqCst);
         // What nobody asked for is another worker's at once.

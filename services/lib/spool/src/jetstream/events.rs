@@ -83,30 +83,7 @@ impl EventLog for JetStreamEvents {
     }
 
     async fn read(&self, query: EventQuery) -> Result<JetStreamEventReader, EventError> {
-        let core = Arc::clone(&self.core);
-        let stream = core.names.events();
-        let info =
-            core.api.info(&stream).await.map_err(|error| EventError::Unavailable(error.to_string()))?;
-        let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
-        let since =
-            query.messages.iter().map(|id| id.time()).min().map_or(query.since, |at| at.max(query.since));
-        let start = mail::Timestamp(since.0.saturating_sub(SKEW_MS));
-        let mut shards: Vec<u128> = query.messages.iter().map(|id| shard(*id)).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let subject = match shards[..] {
-            [only] => core.names.event(&only.to_string()),
-            _ => core.names.event("*"),
-        };
-        let ends_with = (query.follow == Follow::UntilNow).then_some(last);
-        Ok(JetStreamEventReader {
-            core,
-            query,
-            subject,
-            after: After::Time(start),
-            ends_with,
-            ended: last == 0 && ends_with.is_some(),
-        })
+        JetStreamEventReader::new(Arc::clone(&self.core), query).await
     }
 }
 
@@ -114,10 +91,10 @@ fn shard(queue_id: QueueId) -> u128 {
     u128::from(crc32fast::hash(&queue_id.to_bits().to_be_bytes())) % SHARDS
 }
 
-/// Writes what comes in until the store ends.
+/// Writes what comes in until the store ends. What NATS didn't take goes with the next write, and whoever waits for it waits on;
+/// a reader drops what it sees twice.
 async fn write(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>, noted: Arc<AtomicUsize>) {
-    // What NATS didn't take goes with the next write; a reader drops what it sees twice.
-    let (mut kept, mut kept_notes): (Vec<Event>, usize) = (Vec::new(), 0);
+    let mut kept = Unwritten::default();
     loop {
         let first = if kept.is_empty() {
             requests.recv().await
@@ -128,31 +105,50 @@ async fn write(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>, 
         if first.written.is_none() && kept.is_empty() {
             tokio::time::sleep(GATHER).await;
         }
-        let mut events = std::mem::take(&mut kept);
-        let mut waiting = Vec::new();
         let mut next = Some(first);
-        while let Some(Request { events: some, written }) = next {
-            match written {
-                Some(written) => waiting.push(written),
-                None => kept_notes += some.len(),
-            }
-            events.extend(some);
+        while let Some(request) = next {
+            kept.add(request);
             next = requests.try_recv().ok();
         }
-        let stored = store(&core, &events).await;
-        match &stored {
-            Ok(()) => {
-                noted.fetch_sub(kept_notes, Ordering::SeqCst);
-                kept_notes = 0;
+        match store(&core, &kept.events).await {
+            Ok(()) => kept.end(&Ok(()), &noted),
+            Err(error) if kept.events.len() > KEPT_MAX => {
+                tracing::warn!(%error, events = kept.events.len(), "events are lost: NATS doesn't take them, and too many wait");
+                kept.end(&Err(error), &noted);
             }
-            Err(error) => {
-                tracing::debug!(%error, events = events.len(), "events wait");
-                kept = events;
-                kept.truncate(KEPT_MAX);
-            }
+            Err(error) => tracing::debug!(%error, events = kept.events.len(), "events wait"),
         }
-        for written in waiting {
-            let _ = written.send(stored.clone());
+    }
+}
+
+/// What NATS hasn't taken yet.
+#[derive(Default)]
+struct Unwritten {
+    events: Vec<Event>,
+    /// Those of them for which nobody waits.
+    notes: usize,
+    waiting: Vec<oneshot::Sender<Result<(), EventError>>>,
+}
+
+impl Unwritten {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.waiting.is_empty()
+    }
+
+    fn add(&mut self, Request { events, written }: Request) {
+        match written {
+            Some(written) => self.waiting.push(written),
+            None => self.notes += events.len(),
+        }
+        self.events.extend(events);
+    }
+
+    fn end(&mut self, written: &Result<(), EventError>, noted: &AtomicUsize) {
+        let Self { events: _, notes, waiting } = std::mem::take(self);
+        noted.fetch_sub(notes, Ordering::SeqCst);
+        for waiter in waiting {
+            // Who waits no longer doesn't mind.
+            let _ = waiter.send(written.clone());
         }
     }
 }
@@ -234,6 +230,27 @@ impl EventReader for JetStreamEventReader {
 }
 
 impl JetStreamEventReader {
+    /// A reader of what is asked for.
+    pub(super) async fn new(core: Arc<Core>, query: EventQuery) -> Result<Self, EventError> {
+        let stream = core.names.events();
+        let info =
+            core.api.info(&stream).await.map_err(|error| EventError::Unavailable(error.to_string()))?;
+        let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
+        let since =
+            query.messages.iter().map(|id| id.time()).min().map_or(query.since, |at| at.max(query.since));
+        let start = mail::Timestamp(since.0.saturating_sub(SKEW_MS));
+        let mut shards: Vec<u128> = query.messages.iter().map(|id| shard(*id)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let subject = match shards[..] {
+            [only] => core.names.event(&only.to_string()),
+            _ => core.names.event("*"),
+        };
+        let ends_with = (query.follow == Follow::UntilNow).then_some(last);
+        let ended = last == 0 && ends_with.is_some();
+        Ok(Self { core, query, subject, after: After::Time(start), ends_with, ended })
+    }
+
     /// The events of a record that were asked for.
     fn events(&self, stored: &super::api::Stored) -> Vec<Event> {
         let batch =

@@ -1,15 +1,15 @@
 //! Jobs in a worker's hands.
 
+mod missing;
 mod settle;
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_nats::Request;
 use bytes::Bytes;
-use mail::{Job, JobId, JobKind, QueueId, Recipient, RecipientResult, Timestamp};
+use mail::{Job, JobId, JobKind, Recipient, RecipientResult, Timestamp};
 
 use super::api::{ApiError, PATIENCE};
 use super::body::{INLINE_RETRY_MAX, Kept};
@@ -19,9 +19,6 @@ use super::names::{Kind, Spot};
 use super::ready::Fetched;
 use super::{Core, Later};
 use crate::{ContentError, Lease, Retry, SettleError};
-
-/// Pauses between questions whether a job whose content isn't there is anybody's still.
-const ASKED_AGAIN_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
 
 /// A job leased from JetStream.
 pub struct JetStreamLease {
@@ -101,35 +98,6 @@ impl JetStreamLease {
     /// When a parked lease becomes due if nobody renews it: not before somebody else would get it.
     fn parked_until(&self) -> Timestamp {
         self.core.now().plus_millis(2 * self.core.peers.longest_lease_ms())
-    }
-
-    /// Whether the record of the lease is gone, as the leader knows it.
-    async fn is_settled(&self) -> Result<bool, ApiError> {
-        let kind = if self.parked().is_some() { Kind::Sched } else { self.spot.kind };
-        let subject = self.core.names.subject(Spot { kind, ..self.spot });
-        let Place { stream, sequence } = self.place();
-        let found = self.core.api.last(&stream, &subject).await?;
-        Ok(found.is_none_or(|stored| stored.sequence != sequence))
-    }
-
-    /// What it means that content isn't there: somebody else may have ended the job, with which it went. A server that was stopped and
-    /// goes on takes itself for the leader for a moment, and knows what was: so more than one answer is wanted before a sender is told
-    /// that mail was damaged.
-    async fn missing(&self, queue_id: QueueId, cause: String) -> ContentError {
-        let mut last = Ok(false);
-        for pause in ASKED_AGAIN_AFTER {
-            tokio::time::sleep(pause).await;
-            last = self.is_settled().await;
-            if let Ok(true) = last {
-                *lock(&self.held.mark) = Some(Mark::Removed);
-                let cause = "somebody else has settled the job".to_owned();
-                return ContentError::Unavailable { queue_id, cause };
-            }
-        }
-        match last {
-            Ok(_) => ContentError::Damaged { queue_id, cause },
-            Err(error) => ContentError::Unavailable { queue_id, cause: error.to_string() },
-        }
     }
 }
 
