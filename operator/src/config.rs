@@ -58,7 +58,8 @@ pub struct Config {
     /// Seconds between looks at the DNS of a domain that is Ready, give or take a tenth.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub operator_check_secs: u64,
-    /// Seconds between looks at the DNS of a domain that isn't Ready.
+    /// Seconds between looks at the DNS of a domain that isn't Ready; longer where it hasn't been for long, and where there are
+    /// hundreds of such domains.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub operator_check_quick_secs: u64,
     /// Seconds for which what DNS said last holds when it doesn't answer. A server of a zone that didn't answer for half of it

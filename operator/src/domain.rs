@@ -10,6 +10,7 @@ pub(crate) mod endpoints;
 mod judge;
 pub(crate) mod look;
 mod observe;
+mod pace;
 mod rotation;
 mod silence;
 #[cfg(test)]
@@ -119,9 +120,11 @@ pub(crate) async fn reconcile(domain: &SendingDomain, context: &Context) -> Resu
         }
         return Ok(Action::await_change());
     }
-    Reconcile { context, domain: domain.clone(), before: domain.status.clone().unwrap_or_default() }
-        .run()
-        .await
+    let all = context.domains.state();
+    let all = || all.iter().filter_map(|object| object.0.as_ref().ok());
+    let (rival, unsettled) = (claim::rival(domain, all()), pace::unsettled(all()));
+    let before = domain.status.clone().unwrap_or_default();
+    Reconcile { context, domain: domain.clone(), before, unsettled }.run(rival).await
 }
 
 struct Reconcile<'a> {
@@ -130,14 +133,13 @@ struct Reconcile<'a> {
     domain: SendingDomain,
     /// As it was at the beginning.
     before: SendingDomainStatus,
+    /// How many domains aren't settled.
+    unsettled: usize,
 }
 
 impl Reconcile<'_> {
-    async fn run(mut self) -> Result<Action, Failure> {
+    async fn run(mut self, rival: Option<claim::Holder>) -> Result<Action, Failure> {
         let now = Time(Timestamp::now());
-        let rivals = self.context.domains.state();
-        let rival = claim::rival(&self.domain, rivals.iter().filter_map(|object| object.0.as_ref().ok()));
-        drop(rivals);
         let wanted = match Wanted::of(&self.domain) {
             Ok(wanted) if rival.is_none() => wanted,
             Ok(_) => return self.lost(rival, &now).await,
@@ -190,10 +192,11 @@ impl Reconcile<'_> {
         let changed = next.keys != self.before.keys;
         let made = next.keys.iter().any(|key| key.state == DomainKeyState::Generating);
         let wake_at = next.wake_at;
-        let ready = self.finish(records, &circumstances, Some((next, look.is_some())), &now).await?;
+        let hindered = circumstances.no_key.is_some() || circumstances.untold.is_some();
+        self.finish(records, &circumstances, Some((next, look.is_some())), &now).await?;
         match away {
             Some(error) => Err(error.into()),
-            None => Ok(Action::requeue(self.pause(ready, changed || made, wake_at, now.0))),
+            None => Ok(Action::requeue(self.pause(changed || made, hindered, wake_at, now.0))),
         }
     }
 
@@ -231,14 +234,14 @@ impl Reconcile<'_> {
         Ok(())
     }
 
-    /// Keeps the status as it follows from everything; whether the domain is ready.
+    /// Keeps the status as it follows from everything.
     async fn finish(
         &mut self,
         records: Vec<DnsRecord>,
         circumstances: &Circumstances,
         went: Option<(Next, bool)>,
         now: &Time,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         let kept = self.domain.status.clone().unwrap_or_default();
         let generation = self.domain.metadata.generation;
         let mut status = SendingDomainStatus { observed_generation: generation, records, ..kept };
@@ -257,7 +260,7 @@ impl Reconcile<'_> {
         status.conditions = condition::after(&self.before.conditions, verdicts, generation, now);
         self.keep(status.clone()).await?;
         self.events(&status).await;
-        Ok(condition::of(&status.conditions, "Ready").is_some_and(|(status, _)| status == "True"))
+        Ok(())
     }
 
     /// Tells of transitions, and of nothing else.
@@ -281,19 +284,23 @@ impl Reconcile<'_> {
         }
     }
 
-    fn pause(&self, ready: bool, changed: bool, wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
-        let settings = &self.context.settings;
-        let keys = self.domain.status.iter().flat_map(|status| &status.keys);
-        let settled =
-            keys.clone().all(|key| matches!(key.state, DomainKeyState::Active | DomainKeyState::Retired));
-        let base = match (changed, ready && settled) {
+    /// How long after a look at its DNS the next one is due.
+    fn every(&self, status: &SendingDomainStatus, now: Timestamp) -> Duration {
+        pace::every(&self.context.settings, &self.domain, status, self.unsettled, now)
+    }
+
+    fn pause(&self, changed: bool, hindered: bool, wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
+        let until = |at: Timestamp| u64::try_from(at.as_second() - now.as_second()).unwrap_or_default();
+        let status = self.domain.status.clone().unwrap_or_default();
+        let since = status.checked_at.as_ref().map_or(0, |at| now.as_second() - at.0.as_second());
+        let since = Duration::from_secs(u64::try_from(since).unwrap_or_default());
+        let look = jitter(self.every(&status, now)).saturating_sub(since).max(Duration::from_secs(1));
+        let base = match (changed, hindered) {
             (true, _) => Duration::from_millis(50),
-            (false, true) => jitter(settings.check),
-            (false, false) => jitter(settings.check_quick),
+            (false, true) => look.min(jitter(pace::again(&self.context.settings, self.unsettled))),
+            (false, false) => look,
         };
-        let until =
-            wake_at.map(|at| u64::try_from(at.as_second() - now.as_second()).unwrap_or_default().max(1));
-        until.map_or(base, |secs| base.min(Duration::from_secs(secs)))
+        wake_at.map_or(base, |at| base.min(Duration::from_secs(until(at).max(1))))
     }
 }
 

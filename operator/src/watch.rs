@@ -15,7 +15,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt as _, predicates};
+use kube::runtime::{Predicate as _, WatchStreamExt as _, predicates};
 use kube::{Client, Resource, ResourceExt as _};
 use runtime::telemetry::{TRACE, failed};
 use serde::de::DeserializeOwned;
@@ -136,6 +136,11 @@ fn watched<K: Managed>(
             }
         })
         .touched_objects()
+        // What the operator says of an object is no reason to look at it.
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations).combine(predicates::labels),
+            Default::default(),
+        )
 }
 
 async fn look_after<K: Managed>(object: Arc<Guarded<K>>, context: Arc<Context>) -> Result<Action, Failure> {

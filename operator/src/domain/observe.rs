@@ -11,7 +11,6 @@ use tracing::Instrument as _;
 
 use super::rotation::{self, Next, Policy, Seen, Source};
 use super::{DAY_SECS, ROTATE, Reconcile, Wanted, algorithm, key_algorithm, look, request};
-use crate::condition;
 use crate::context::Failure;
 use crate::crd::{DomainKey, DomainKeyState, KeyAlgorithm};
 use crate::random_text;
@@ -77,15 +76,7 @@ impl Reconcile<'_> {
         now: &Time,
     ) -> Option<look::Look> {
         let settings = &self.context.settings;
-        let ready =
-            condition::of(&self.before.conditions, "Ready").is_some_and(|(status, _)| status == "True");
-        let rotates = self.before.keys.iter().any(|key| {
-            matches!(
-                key.state,
-                DomainKeyState::Generating | DomainKeyState::Publishing | DomainKeyState::Published
-            )
-        });
-        let every = if ready && !rotates { settings.check } else { settings.check_quick };
+        let every = self.every(&self.before, now.0);
         let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX);
         // A tenth early is on time: who asks comes give or take a tenth.
         let since = self.before.checked_at.as_ref().map(|at| now.0.as_second() - at.0.as_second());
