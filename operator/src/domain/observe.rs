@@ -81,7 +81,13 @@ impl Reconcile<'_> {
         // A tenth early is on time: who asks comes give or take a tenth.
         let since = self.before.checked_at.as_ref().map(|at| now.0.as_second() - at.0.as_second());
         let changed = self.before.observed_generation != self.domain.metadata.generation;
-        if since.is_some_and(|since| since < every - every / 5) && !changed {
+        // What to publish is told as soon as there is a key.
+        let untold = self.before.keys.iter().any(|key| {
+            let name = format!("{}._domainkey.", key.selector);
+            key.state == DomainKeyState::Publishing
+                && !self.before.records.iter().any(|record| record.name.starts_with(&name))
+        });
+        if since.is_some_and(|since| since < every - every / 5) && !changed && !untold {
             return None;
         }
         let looked = self.context.look.look(&self.domain, wanted, &self.before.keys, material, settings);
