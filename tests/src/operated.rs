@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::address::DNS_PORT;
-use crate::judge::mail_auth;
+use crate::judge::{self, Verdict, mail_auth};
 use crate::knot::Knot;
 use crate::kubernetes::{Cluster, Operator};
 use crate::lab::Lab;
@@ -123,6 +123,12 @@ impl Operated {
         let fields = text.split("DKIM-Signature:").skip(1);
         let selectors = fields.filter_map(|field| field.split("s=").nth(1)?.split(';').next());
         selectors.map(|selector| selector.trim().to_owned()).collect()
+    }
+
+    /// What dkimpy says of a message, by the keys that the server of the zones has.
+    pub fn judged_by_zones(&self, octets: &[u8]) -> Verdict {
+        let server = SocketAddr::from((self.knot.address(), DNS_PORT));
+        judge::dkimpy(server, &[octets], &self.lab.subfolder("dkimpy")).remove(0)
     }
 
     /// The domain's object, once DNS has been asked for all its keys.
