@@ -25,7 +25,7 @@ use kube::runtime::events::EventType;
 use proto::accounts::v1::{Algorithm as WireAlgorithm, KeyState};
 use smtp::address::Domain as DomainName;
 
-use self::judge::Circumstances;
+use self::judge::{Circumstances, Patience};
 use self::rotation::{Next, Request};
 use crate::claim;
 use crate::condition;
@@ -152,9 +152,10 @@ impl Reconcile<'_> {
         let next = self.next(&material, look.as_ref(), now.0);
         let records = match &look {
             Some(look) => {
-                let hold_secs = self.context.settings.hold_secs;
-                let before = &self.before.records;
-                let mut records = judge::records(&self.domain, &next.keys, look, before, hold_secs, &now);
+                let settings = &self.context.settings;
+                let patience = Patience { hold_secs: settings.hold_secs, doubt_secs: settings.doubt_secs };
+                let before = &self.before;
+                let mut records = judge::records(&self.domain, &next.keys, look, before, patience, &now);
                 let aliases = self.aliases(&wanted, &material);
                 records.extend(judge::behind_aliases(&self.domain, &aliases, look, &now));
                 records
@@ -284,8 +285,9 @@ impl Reconcile<'_> {
     fn pause(&self, ready: bool, changed: bool, wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
         let settings = &self.context.settings;
         let keys = self.domain.status.iter().flat_map(|status| &status.keys);
-        let settled =
-            keys.clone().all(|key| matches!(key.state, DomainKeyState::Active | DomainKeyState::Retired));
+        let doubt = self.domain.status.as_ref().is_some_and(SendingDomainStatus::is_in_doubt);
+        let settled = !doubt
+            && keys.clone().all(|key| matches!(key.state, DomainKeyState::Active | DomainKeyState::Retired));
         let base = match (changed, ready && settled) {
             (true, _) => Duration::from_millis(50),
             (false, true) => jitter(settings.check),

@@ -86,7 +86,8 @@ impl Reconcile<'_> {
                 DomainKeyState::Generating | DomainKeyState::Publishing | DomainKeyState::Published
             )
         });
-        let every = if ready && !rotates { settings.check } else { settings.check_quick };
+        let settled = ready && !rotates && !self.before.is_in_doubt();
+        let every = if settled { settings.check } else { settings.check_quick };
         let changed = self.before.observed_generation != self.domain.metadata.generation;
         if !changed && !is_due(self.before.checked_at.as_ref(), every, now) {
             return None;
