@@ -66,6 +66,9 @@ pub struct Config {
     /// isn't waited for any more while others of the zone answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub operator_hold_secs: u64,
+    /// Seconds for which a record that was there must be missing or another, whenever it is looked for, until that counts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub operator_doubt_secs: u64,
     /// Seconds for which a DKIM key's record stays after it signed last: the longest that mail may be queued, and a week.
     #[arg(long, value_name = "SECONDS", default_value_t = 1_036_800)]
     pub operator_retire_secs: u64,
@@ -104,6 +107,7 @@ pub(crate) struct Settings {
     pub(crate) check: Duration,
     pub(crate) check_quick: Duration,
     pub(crate) hold_secs: i64,
+    pub(crate) doubt_secs: i64,
     pub(crate) retire_secs: i64,
     pub(crate) concurrency: u16,
 }
@@ -123,6 +127,7 @@ impl Config {
             check: Duration::from_secs(self.operator_check_secs),
             check_quick: Duration::from_secs(self.operator_check_quick_secs),
             hold_secs: secs(self.operator_hold_secs),
+            doubt_secs: secs(self.operator_doubt_secs),
             retire_secs: secs(self.operator_retire_secs),
             concurrency: self.operator_concurrency,
         }

@@ -26,7 +26,7 @@ use kube::runtime::events::EventType;
 use proto::accounts::v1::{Algorithm as WireAlgorithm, KeyState};
 use smtp::address::Domain as DomainName;
 
-use self::judge::Circumstances;
+use self::judge::{Circumstances, Patience};
 use self::rotation::{Next, Request};
 use crate::claim;
 use crate::condition;
@@ -154,9 +154,10 @@ impl Reconcile<'_> {
         let next = self.next(&material, look.as_ref(), now.0);
         let records = match &look {
             Some(look) => {
-                let hold_secs = self.context.settings.hold_secs;
-                let before = &self.before.records;
-                let mut records = judge::records(&self.domain, &next.keys, look, before, hold_secs, &now);
+                let settings = &self.context.settings;
+                let patience = Patience { hold_secs: settings.hold_secs, doubt_secs: settings.doubt_secs };
+                let before = &self.before;
+                let mut records = judge::records(&self.domain, &next.keys, look, before, patience, &now);
                 let aliases = self.aliases(&wanted, &material);
                 records.extend(judge::behind_aliases(&self.domain, &aliases, look, &now));
                 records

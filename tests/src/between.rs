@@ -1,4 +1,5 @@
-//! Somebody between an operator and the API, who sees each call, and can stop the world between a call and its answer.
+//! Somebody between an operator and the API, who sees each call, can stop the world between a call and its answer, and can
+//! part the two for a while.
 //!
 //! ```no_run
 //! use tests::between::{Between, Moment};
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::address;
 use crate::kubernetes::{Cluster, built};
@@ -38,6 +39,17 @@ pub enum Moment {
     BeforeCall,
     /// The API did what it was asked for, and who asked never hears of it.
     BeforeAnswer,
+}
+
+/// A change that an operator asked for.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Method and path.
+    pub call: String,
+    /// When the operator asked.
+    pub at: Instant,
+    /// What the API answered, a status of HTTP, whether the operator heard it or not.
+    pub answer: Option<u16>,
 }
 
 /// Speaks HTTP without TLS on one side and kubectl's proxy on the other; dropped, it ends.
@@ -59,19 +71,42 @@ struct Shared {
 
 #[derive(Default)]
 struct Seen {
-    /// Changes so far: method and path of each.
-    changes: Vec<String>,
+    /// Changes so far.
+    changes: Vec<Change>,
     /// The number of the change to stop at.
     stop: Option<(usize, Moment)>,
     /// What was stopped.
     held: Option<String>,
+    cut: Cut,
+}
+
+/// Whether operator and API are parted.
+#[derive(Default)]
+enum Cut {
+    #[default]
+    Whole,
+    /// They will be when the operator asks for a change with this in its path.
+    Awaited(String),
+    /// They are, and that change is the first of those that wait, by its place.
+    Parted(usize),
+}
+
+/// A connection, as both of its directions know it.
+#[derive(Default)]
+struct Connection {
+    /// The API's answer isn't passed on.
+    withhold: AtomicBool,
+    /// The place of the change that was passed on and isn't answered.
+    unanswered: Mutex<Option<usize>>,
 }
 
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Passes,
-    Stops(Moment),
+    /// A change, by its place.
+    Changes(usize),
+    Stops(Moment, usize),
 }
 
 impl Between {
@@ -136,9 +171,29 @@ impl Between {
         self.shared.changed.notify_all();
     }
 
-    /// All changes that were asked for: method and path of each.
-    pub fn changes(&self) -> Vec<String> {
+    /// All changes that were asked for, but for those of Leases and events.
+    pub fn changes(&self) -> Vec<Change> {
         self.shared.seen().changes.clone()
+    }
+
+    /// Parts operator and API when the operator next asks for a change with `part` in its path: what either sends from this
+    /// on arrives only when they are joined again, as over a network that repeats what got lost.
+    pub fn part_at(&self, part: &str) {
+        self.shared.seen().cut = Cut::Awaited(part.to_owned());
+    }
+
+    /// The place of the first change that waits because they are parted.
+    pub fn parted_at(&self) -> Option<usize> {
+        match self.shared.seen().cut {
+            Cut::Parted(place) => Some(place),
+            Cut::Whole | Cut::Awaited(_) => None,
+        }
+    }
+
+    /// What waits arrives, and all is as before.
+    pub fn join(&self) {
+        self.shared.seen().cut = Cut::Whole;
+        self.shared.changed.notify_all();
     }
 
     /// Connections that there are stay, and nothing passes on them any more, as behind a router that forgot them. New ones work.
@@ -165,24 +220,36 @@ impl Shared {
     fn carry(self: &Arc<Self>, client: &TcpStream, upstream: SocketAddr) {
         let Ok(server) = TcpStream::connect(upstream) else { return };
         let epoch = self.epoch.load(Ordering::Relaxed);
-        let withhold = Arc::new(AtomicBool::new(false));
+        let connection = Arc::new(Connection::default());
         let (Ok(from), Ok(to)) = (server.try_clone(), client.try_clone()) else { return };
-        let (back, withheld) = (Arc::clone(self), Arc::clone(&withhold));
-        let answers = std::thread::spawn(move || back.answers(&from, &to, epoch, &withheld));
-        self.calls(client, &server, epoch, &withhold);
+        let (back, shared) = (Arc::clone(self), Arc::clone(&connection));
+        let answers = std::thread::spawn(move || back.answers(&from, &to, epoch, &shared));
+        self.calls(client, &server, epoch, &connection);
+        // What was passed on is done, even if whoever asked for it is gone.
+        while connection.unanswered().is_some()
+            && !answers.is_finished()
+            && !self.over.load(Ordering::Relaxed)
+        {
+            std::thread::sleep(TICK);
+        }
         end(client, &server);
         answers.join().expect("it doesn't panic");
     }
 
-    fn calls(&self, client: &TcpStream, server: &TcpStream, epoch: usize, withhold: &AtomicBool) {
+    fn calls(&self, client: &TcpStream, server: &TcpStream, epoch: usize, connection: &Connection) {
         let mut octets = [0; 64 * 1024];
         while let Some(read) = self.read(client, epoch, &mut octets) {
             // Who calls waits for the answer before the next call: a call begins with a piece of its own.
             match self.judge(&octets[..read]) {
                 Fate::Passes => {}
-                Fate::Stops(Moment::BeforeAnswer) => withhold.store(true, Ordering::Relaxed),
-                Fate::Stops(Moment::BeforeCall) => return self.wait(),
+                Fate::Stops(Moment::BeforeCall, _) => return self.wait(),
+                Fate::Stops(Moment::BeforeAnswer, place) => {
+                    connection.withhold.store(true, Ordering::Relaxed);
+                    *connection.unanswered() = Some(place);
+                }
+                Fate::Changes(place) => *connection.unanswered() = Some(place),
             }
+            self.wait_while_parted();
             let mut server = server;
             if server.write_all(&octets[..read]).is_err() {
                 return;
@@ -190,18 +257,22 @@ impl Shared {
         }
     }
 
-    fn answers(&self, server: &TcpStream, client: &TcpStream, epoch: usize, withhold: &AtomicBool) {
+    fn answers(&self, server: &TcpStream, client: &TcpStream, epoch: usize, connection: &Connection) {
         let mut octets = [0; 64 * 1024];
         while let Some(read) = self.read(server, epoch, &mut octets) {
-            if withhold.load(Ordering::Relaxed) {
+            if let (Some(answer), Some(place)) = (status(&octets[..read]), connection.unanswered().take()) {
+                self.seen().changes[place].answer = Some(answer);
+            }
+            if connection.withhold.load(Ordering::Relaxed) {
                 {
                     let mut seen = self.seen();
                     let number = seen.stop.map_or(0, |(number, _)| number);
-                    seen.held = seen.changes.get(number.wrapping_sub(1)).cloned();
+                    seen.held = seen.changes.get(number.wrapping_sub(1)).map(|change| change.call.clone());
                 }
                 self.wait();
                 break;
             }
+            self.wait_while_parted();
             let mut client = client;
             if client.write_all(&octets[..read]).is_err() {
                 break;
@@ -232,25 +303,49 @@ impl Shared {
             return Fate::Passes;
         }
         let mut seen = self.seen();
-        seen.changes.push(path.to_owned());
+        let place = seen.changes.len();
+        seen.changes.push(Change { call: path.to_owned(), at: Instant::now(), answer: None });
+        if matches!(&seen.cut, Cut::Awaited(part) if path.contains(part)) {
+            seen.cut = Cut::Parted(place);
+        }
         match seen.stop {
             Some((number, moment)) if seen.changes.len() == number => {
                 if moment == Moment::BeforeCall {
                     seen.held = Some(path.to_owned());
                 }
-                Fate::Stops(moment)
+                Fate::Stops(moment, place)
             }
-            Some((number, _)) if seen.changes.len() > number => Fate::Stops(Moment::BeforeCall),
-            _ => Fate::Passes,
+            Some((number, _)) if seen.changes.len() > number => Fate::Stops(Moment::BeforeCall, place),
+            _ => Fate::Changes(place),
         }
     }
 
     fn wait(&self) {
+        self.wait_while(|seen| seen.stop.is_some());
+    }
+
+    fn wait_while_parted(&self) {
+        self.wait_while(|seen| matches!(seen.cut, Cut::Parted(_)));
+    }
+
+    fn wait_while(&self, holds: impl Fn(&Seen) -> bool) {
         let mut seen = self.seen();
-        while seen.stop.is_some() && !self.over.load(Ordering::Relaxed) {
+        while holds(&seen) && !self.over.load(Ordering::Relaxed) {
             seen = self.changed.wait_timeout(seen, TICK).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+impl Connection {
+    fn unanswered(&self) -> MutexGuard<'_, Option<usize>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The status with which an answer begins, if this is the beginning of one.
+fn status(octets: &[u8]) -> Option<u16> {
+    let line = octets.strip_prefix(b"HTTP/1.1 ")?;
+    std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()
 }
 
 fn end(one: &TcpStream, other: &TcpStream) {

@@ -1,7 +1,8 @@
-//! Judges of DKIM signatures, none of them ours: mail-auth, dkimpy and OpenDKIM, all asking the lab's DNS server for keys.
+//! Judges of DKIM signatures, none of them ours: mail-auth, dkimpy and OpenDKIM, asking a test's DNS server for keys.
 //!
 //! A message passes when it has at least one signature and every one holds.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -65,12 +66,12 @@ pub fn mail_auth(dns: &Dns, message: &[u8]) -> Verdict {
     MailAuth::new(dns).judge(message)
 }
 
-/// Judges messages with dkimpy, in one process. `folder` is for files.
-pub fn dkimpy(dns: &Dns, messages: &[&[u8]], folder: &Path) -> Vec<Verdict> {
+/// Judges messages with dkimpy, in one process, which asks `dns`. `folder` is for files.
+pub fn dkimpy(dns: SocketAddr, messages: &[&[u8]], folder: &Path) -> Vec<Verdict> {
     let names = write_all(messages, folder, "dkimpy");
     let mut command = Command::new(address::cache().join("python/bin/python3"));
     command.arg(address::tests_folder().join("clients/python/dkim_judge.py"));
-    command.args([dns.address().ip().to_string(), dns.address().port().to_string()]);
+    command.args([dns.ip().to_string(), dns.port().to_string()]);
     let output = run(command, names.join("\n").as_bytes());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let verdicts: Vec<Verdict> =

@@ -109,6 +109,17 @@ impl Knot {
         records.filter(served).collect()
     }
 
+    /// It has nothing of one of its zones any more, and answers SERVFAIL for it until it is served anew.
+    pub fn expire(&mut self, zone: &str) {
+        let mut command = Command::new("knotc");
+        command.arg("--config").arg(configuration_file(&self.folder));
+        command.args(["--force", "zone-purge", zone, "+expire"]);
+        let output = run(command, b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let address = self.address;
+        self.process.wait_ready(|| serial(address, zone).is_none());
+    }
+
     /// It answers nobody.
     pub fn stop(&self) {
         self.process.signal(Signal::STOP);

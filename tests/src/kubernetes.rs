@@ -19,6 +19,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::address::{self, cache};
+use crate::clock;
 use crate::deadline::until;
 use crate::http;
 use crate::lab::Lab;
@@ -269,6 +270,17 @@ impl Cluster {
 
     /// [`Cluster::operator`] that finds the API by another file.
     pub fn operator_with(&self, name: &str, arguments: &[String], kubeconfig: &Path) -> Operator {
+        self.operator_off_by(0, name, arguments, kubeconfig)
+    }
+
+    /// [`Cluster::operator_with`] whose clock is wrong by so many seconds.
+    pub fn operator_off_by(
+        &self,
+        secs: i64,
+        name: &str,
+        arguments: &[String],
+        kubeconfig: &Path,
+    ) -> Operator {
         let address = address::fresh();
         let mut command = Command::new(program());
         command
@@ -278,6 +290,9 @@ impl Cluster {
             .args(["--operator-identity", name, "--operator-lease-namespace", "default"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig);
+        if secs != 0 {
+            clock::set_off(&mut command, secs);
+        }
         let process = Process::start(name, command, &self.folder.join(format!("{name}.log")));
         Operator { process, address }
     }

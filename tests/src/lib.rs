@@ -48,6 +48,7 @@ pub mod address;
 pub mod between;
 pub mod certs;
 pub mod chance;
+pub mod clock;
 pub mod corpus;
 pub mod deadline;
 pub mod dns;

@@ -3,17 +3,22 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use rustls::ClientConfig;
 use serde_json::Value;
 
 use crate::address::DNS_PORT;
-use crate::judge::mail_auth;
+use crate::judge::{self, Verdict, mail_auth};
 use crate::knot::Knot;
-use crate::kubernetes::{Cluster, Operator};
+use crate::kubernetes::{Cluster, Operator, SETTLED};
 use crate::lab::Lab;
 use crate::message;
 use crate::mx::Mx;
-use crate::stagepost::Stagepost;
+use crate::smtp::Client;
+use crate::stagepost::{HOST, Stagepost};
 
 /// The zone that tests send from.
 pub const ZONE: &str = "example.test";
@@ -70,6 +75,7 @@ impl Operated {
             "--operator-check-secs=3".into(),
             "--operator-check-quick-secs=1".into(),
             "--operator-retire-secs=3".into(),
+            "--operator-doubt-secs=2".into(),
         ]
         .into()
     }
@@ -125,6 +131,28 @@ impl Operated {
         selectors.map(|selector| selector.trim().to_owned()).collect()
     }
 
+    /// An application with what the Secret of the credential says.
+    pub fn application(&self) -> Application {
+        let login = self.secret("shop", "app").expect("there is a Secret");
+        let (address, tls) = (self.stagepost.submission(), Arc::clone(self.stagepost.tls()));
+        Application { address, tls, login: (login["username"].clone(), login["password"].clone()) }
+    }
+
+    /// As many messages came, each with the signatures of two keys, which hold.
+    pub fn all_signed(&self, mx: &Mx, count: usize) {
+        for received in mx.wait_for_within(count, SETTLED) {
+            let text = received.text();
+            assert_eq!(text.matches("DKIM-Signature:").count(), 2, "{text}");
+            assert!(mail_auth(&self.lab.dns, &received.octets).is_ok(), "{text}");
+        }
+    }
+
+    /// What dkimpy says of a message, by the keys that the server of the zones has.
+    pub fn judged_by_zones(&self, octets: &[u8]) -> Verdict {
+        let server = SocketAddr::from((self.knot.address(), DNS_PORT));
+        judge::dkimpy(server, &[octets], &self.lab.subfolder("dkimpy")).remove(0)
+    }
+
     /// The domain's object, once DNS has been asked for all its keys.
     pub fn checked_domain(&self, keys: usize) -> Value {
         let what = format!("records of {keys} keys are told");
@@ -151,6 +179,43 @@ impl Operated {
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         Some(data.iter().map(|(name, value)| (name.clone(), decode(value))).collect())
+    }
+}
+
+/// Sends mail from [`ZONE`] to `user@d1.test`, whatever a test does meanwhile.
+pub struct Application {
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    login: (String, String),
+}
+
+impl Application {
+    /// Sends a message now and then until `over`; how many.
+    ///
+    /// # Panics
+    /// When one isn't taken.
+    pub fn send_until(&self, over: &AtomicBool) -> usize {
+        let from = format!("hello@{ZONE}");
+        let mut number = 0;
+        while !over.load(Ordering::Relaxed) {
+            number += 1;
+            let octets = message::text(&from, "user@d1.test", &format!("Mail {number}"), "Hello.");
+            self.log_in().submit(&from, &["user@d1.test"], &octets);
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        number
+    }
+
+    /// The code of what is said to a message from [`ZONE`] that begins.
+    pub fn is_told(&self) -> u16 {
+        self.log_in().command(&format!("MAIL FROM:<hello@{ZONE}>")).code
+    }
+
+    fn log_in(&self) -> Client {
+        let mut client = Client::connect(self.address);
+        client.start_tls(&self.tls, HOST);
+        assert_eq!(client.auth_plain(&self.login.0, &self.login.1).code, 235);
+        client
     }
 }
 

@@ -91,7 +91,7 @@ fn every_judge_passes_a_good_signature_and_no_other() {
     let mail_auth = judge::MailAuth::new(&lab.dns);
     let verdicts = [
         all.iter().map(|message| mail_auth.judge(message)).collect::<Vec<_>>(),
-        judge::dkimpy(&lab.dns, &all, lab.folder()),
+        judge::dkimpy(lab.dns.address(), &all, lab.folder()),
         judge::opendkim(&[key], &all, lab.folder()),
     ];
     for verdict in verdicts {

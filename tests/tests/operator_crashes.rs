@@ -3,21 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 #![allow(clippy::print_stdout, reason = "what was measured is worth seeing, and not worth failing for")]
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
 use serde_json::Value;
 use tests::between::{Between, Moment};
-use tests::judge::mail_auth;
 use tests::kubernetes::{Operator, SETTLED, condition};
-use tests::mx::Mx;
-use tests::operated::{Operated, ZONE};
-use tests::smtp::Client;
-use tests::stagepost::HOST;
-use tests::{long, message};
+use tests::long;
+use tests::operated::Operated;
 
 const DOMAIN: (&str, &str, &str) = ("shop", "sendingdomain", "example");
 const CREDENTIAL: &str = "apiVersion: stagepost.dev/v1alpha1\nkind: SmtpCredential\n\
@@ -100,30 +93,6 @@ fn rotation(
     }
 }
 
-/// Sends a mail now and then until `over`; how many.
-fn send(address: SocketAddr, tls: &Arc<ClientConfig>, login: &(String, String), over: &AtomicBool) -> usize {
-    let from = format!("hello@{ZONE}");
-    let mut number = 0;
-    while !over.load(Ordering::Relaxed) {
-        number += 1;
-        let mut client = Client::connect(address);
-        client.start_tls(tls, HOST);
-        assert_eq!(client.auth_plain(&login.0, &login.1).code, 235);
-        let octets = message::text(&from, "user@d1.test", &format!("Mail {number}"), "Hello.");
-        client.submit(&from, &["user@d1.test"], &octets);
-        std::thread::sleep(Duration::from_millis(250));
-    }
-    number
-}
-
-fn all_verify(site: &Operated, mx: &Mx, sent: usize) {
-    for received in mx.wait_for_within(sent, SETTLED) {
-        let text = received.text();
-        assert_eq!(text.matches("DKIM-Signature:").count(), 2, "{text}");
-        assert!(mail_auth(&site.lab.dns, &received.octets).is_ok(), "{text}");
-    }
-}
-
 #[test]
 fn keys_are_replaced_whenever_the_operator_is_killed_and_all_mail_is_signed() {
     let mut site = Operated::start();
@@ -137,13 +106,9 @@ fn keys_are_replaced_whenever_the_operator_is_killed_and_all_mail_is_signed() {
     publish(&mut site, &object, &mut published);
     site.cluster.wait_condition(DOMAIN, "Ready", "True");
     site.cluster.wait_condition(("shop", "smtpcredential", "app"), "Ready", "True");
-    let secret = site.secret("shop", "app").unwrap();
-    let login = (secret["username"].clone(), secret["password"].clone());
-
-    let over = AtomicBool::new(false);
-    let (address, tls) = (site.stagepost.submission(), Arc::clone(site.stagepost.tls()));
+    let (application, over) = (site.application(), AtomicBool::new(false));
     let sent = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| send(address, &tls, &login, &over));
+        let sending = scope.spawn(|| application.send_until(&over));
         let moments = long::pick(vec![Moment::BeforeAnswer], vec![Moment::BeforeAnswer, Moment::BeforeCall]);
         let mut round = 0;
         for moment in moments {
@@ -163,7 +128,7 @@ fn keys_are_replaced_whenever_the_operator_is_killed_and_all_mail_is_signed() {
         sending.join().unwrap()
     });
     println!("{sent} messages were sent meanwhile");
-    all_verify(&site, &mx, sent);
+    site.all_signed(&mx, sent);
     let secrets = site.cluster.objects("shop", "secrets");
     let left = secrets.iter().filter(|secret| secret["type"] == "stagepost.dev/dkim-key");
     assert_eq!(left.count(), 2);

@@ -38,6 +38,7 @@ fn a_domain_that_is_applied_becomes_ready_when_its_records_are_there_and_its_mai
     let mut wanted = signing.clone();
     wanted.sort();
     assert_eq!(signed, wanted);
+    assert_eq!(site.judged_by_zones(&mx.messages()[0].octets), Ok(()));
     let described = site.cluster.kubectl(&["get", "sendingdomains", "-n", "shop", "-o", "wide"]);
     println!("{described}");
     for word in ["DOMAIN", "READY", ZONE, "True", "Complete", &signing[0]] {
@@ -101,6 +102,12 @@ fn leaked_keys_are_replaced(site: &mut Operated, mx: &tests::mx::Mx, old: &[Stri
         let number = mx.count() + 1;
         site.send(mx, number).iter().all(|selector| new.contains(selector))
     });
+    // With the old keys' records their signatures go.
+    let now = site.cluster.object(DOMAIN.0, DOMAIN.1, DOMAIN.2).unwrap();
+    site.publish(&now, None);
+    let received = mx.messages();
+    assert_eq!(site.judged_by_zones(&received.last().unwrap().octets), Ok(()));
+    assert!(site.judged_by_zones(&received[0].octets).is_err());
     let secrets = site.cluster.objects("shop", "secrets");
     let keys = secrets.iter().filter(|secret| secret["type"] == "stagepost.dev/dkim-key");
     assert_eq!(keys.count(), 2);

@@ -65,7 +65,7 @@ fn assert_well_formed(lab: &Lab, received: &[Received]) {
             assert!(line.len() <= 1000, "{subject:?}: a line of {} octets", line.len());
         }
         let octets: [&[u8]; 1] = [&message.octets];
-        assert_eq!(judge::dkimpy(&lab.dns, &octets, lab.folder()), [Ok(())], "{subject:?}");
+        assert_eq!(judge::dkimpy(lab.dns.address(), &octets, lab.folder()), [Ok(())], "{subject:?}");
     }
 }
 

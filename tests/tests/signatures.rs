@@ -124,7 +124,7 @@ fn judge_all(lab: &Lab, stagepost: &Stagepost, messages: &[(String, &[u8])]) -> 
     });
     let verdicts: [(&str, Vec<Verdict>); 3] = [
         ("mail-auth", by_mail_auth.collect()),
-        ("dkimpy", judge::dkimpy(&lab.dns, &octets, lab.folder())),
+        ("dkimpy", judge::dkimpy(lab.dns.address(), &octets, lab.folder())),
         ("OpenDKIM", judge::opendkim(&keys(stagepost), &octets, lab.folder())),
     ];
     let mut failures: BTreeMap<&str, String> = BTreeMap::new();

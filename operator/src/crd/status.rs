@@ -81,6 +81,16 @@ pub struct DnsRecord {
     /// When DNS said so last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Time>,
+    /// Since when DNS has said otherwise, which counts only after a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted_since: Option<Time>,
+}
+
+impl SendingDomainStatus {
+    /// Whether a record that was there is being looked for again.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.records.iter().any(|record| record.doubted_since.is_some())
+    }
 }
 
 /// How what DNS says compares with what should be there.

@@ -5,7 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::look::{Look, selector_of};
 use crate::claim::Holder;
 use crate::condition::{Holds, Verdict};
-use crate::crd::{DmarcPolicy, DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomain, Unready};
+use crate::crd::{
+    DmarcPolicy, DnsRecord, DomainKey, DomainKeyState, RecordState, SendingDomain, SendingDomainStatus,
+    Unready,
+};
 use crate::dns::report::{Finding, Purpose, State};
 
 const DKIM: &str = "DKIMPublished";
@@ -36,15 +39,28 @@ fn state(state: State) -> RecordState {
     }
 }
 
-/// The records as the status has them. What can't be looked up now stays what it was, for `hold_secs`.
+/// For how long a record stays what it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// While it can't be looked up.
+    pub(crate) hold_secs: i64,
+    /// While it is gone or another, having been there: one server of several may lack it for a while.
+    pub(crate) doubt_secs: i64,
+}
+
+/// The records as the status has them.
 pub(crate) fn records(
     domain: &SendingDomain,
     keys: &[DomainKey],
     look: &Look,
-    before: &[DnsRecord],
-    hold_secs: i64,
+    before: &SendingDomainStatus,
+    patience: Patience,
     now: &Time,
 ) -> Vec<DnsRecord> {
+    // What is wanted anew was never there.
+    let doubt_secs =
+        if before.observed_generation == domain.metadata.generation { patience.doubt_secs } else { 0 };
+    let patience = Patience { doubt_secs, ..patience };
     let signs = keys.iter().any(|key| key.state == DomainKeyState::Active);
     let needed = |selector: &str| {
         let key = keys.iter().find(|key| key.selector == selector);
@@ -84,8 +100,9 @@ pub(crate) fn records(
             state: state(finding.state),
             message: finding.reason,
             checked_at: (finding.state != State::Unknown).then(|| now.clone()),
+            doubted_since: None,
         };
-        held(seen, before, hold_secs, now)
+        held(seen, &before.records, patience, now)
     };
     look.report.records.iter().map(record).collect()
 }
@@ -113,6 +130,7 @@ pub(crate) fn behind_aliases(
                 state: seen,
                 message: finding.map(|finding| finding.reason.clone()).unwrap_or_default(),
                 checked_at: (seen != RecordState::Unknown).then(|| now.clone()),
+                doubted_since: None,
             }
         }
         None => DnsRecord {
@@ -126,6 +144,7 @@ pub(crate) fn behind_aliases(
             state: RecordState::Unknown,
             message: "publish it once, and keys can be replaced without you".into(),
             checked_at: None,
+            doubted_since: None,
         },
     };
     published.iter().map(record).collect()
@@ -144,9 +163,9 @@ fn worse(one: Finding, other: Option<&Finding>) -> Finding {
     }
 }
 
-/// A look-up that failed changes nothing for a time.
-fn held(seen: DnsRecord, before: &[DnsRecord], hold_secs: i64, now: &Time) -> DnsRecord {
-    if seen.state != RecordState::Unknown {
+/// Neither a look-up that failed changes anything for a time, nor one that misses what was there.
+fn held(seen: DnsRecord, before: &[DnsRecord], patience: Patience, now: &Time) -> DnsRecord {
+    if seen.state == RecordState::Found {
         return seen;
     }
     // What to publish can depend on what is there, so that the value may differ.
@@ -155,8 +174,20 @@ fn held(seen: DnsRecord, before: &[DnsRecord], hold_secs: i64, now: &Time) -> Dn
     let Some(old) = before.iter().find(same).filter(|old| old.state != RecordState::Unknown) else {
         return seen;
     };
-    let fresh = |at: &&Time| now.0.as_second() - at.0.as_second() < hold_secs;
-    if old.checked_at.as_ref().filter(fresh).is_some() { old.clone() } else { seen }
+    let within = |secs: i64, since: &Time| now.0.as_second() - since.0.as_second() < secs;
+    match (seen.state, old.state) {
+        (RecordState::Unknown, _)
+            if old.checked_at.as_ref().is_some_and(|at| within(patience.hold_secs, at)) =>
+        {
+            old.clone()
+        }
+        (RecordState::Missing | RecordState::Mismatch, RecordState::Found) => {
+            let since = old.doubted_since.as_ref().unwrap_or(now);
+            let doubted = || DnsRecord { doubted_since: Some(since.clone()), ..old.clone() };
+            if within(patience.doubt_secs, since) { doubted() } else { seen }
+        }
+        _ => seen,
+    }
 }
 
 /// The most octets of what accounts is told that a domain lacks.

@@ -17,11 +17,11 @@ const LOOKS_PER_SEC: f64 = 20.0;
 /// The part of the time without a change after which it is looked at again.
 const PART: f64 = 0.01;
 
-/// Whether nothing is waited for: the domain is ready, and its keys sign or have signed.
+/// Whether nothing is waited for: the domain is ready, no record of it in doubt, and its keys sign or have signed.
 pub(crate) fn is_settled(status: &SendingDomainStatus) -> bool {
     let ready = condition::of(&status.conditions, "Ready").is_some_and(|(status, _)| status == "True");
     let over = |state| matches!(state, DomainKeyState::Active | DomainKeyState::Retired);
-    ready && status.keys.iter().all(|key| over(key.state))
+    ready && !status.is_in_doubt() && status.keys.iter().all(|key| over(key.state))
 }
 
 /// How many of these aren't settled.
@@ -50,7 +50,9 @@ pub(super) fn every(
     let created = domain.metadata.creation_timestamp.as_ref();
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let keys = status.keys.iter().flat_map(|key| [Some(&key.created_at), key.published_at.as_ref()]);
-    let changes = keys.flatten().chain(ready.map(|ready| &ready.last_transition_time)).chain(created);
+    let doubts = status.records.iter().filter_map(|record| record.doubted_since.as_ref());
+    let changes =
+        keys.flatten().chain(doubts).chain(ready.map(|ready| &ready.last_transition_time)).chain(created);
     let idle = changes.map(|at| at.0).max().map_or(0, |at| now.as_second() - at.as_second());
     let by_idle = Duration::from_secs(u64::try_from(idle).unwrap_or_default()).mul_f64(PART);
     again(settings, unsettled).max(by_idle).min(settings.check)
@@ -118,6 +120,18 @@ mod tests {
         let rotates =
             domain(Some(("True", "2026-01-01T10:05:00Z")), Some(("Publishing", "2026-01-03T09:59:00Z")));
         assert_eq!(secs(&rotates, 1, "2026-01-03T10:00:00Z"), 5);
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_looked_for_quickly() {
+        let mut ready =
+            domain(Some(("True", "2026-01-01T10:05:00Z")), Some(("Active", "2026-01-01T10:00:00Z")));
+        let record = json!({
+            "condition": "SPFAligned", "type": "TXT", "name": "example.com.", "value": "v=spf1 -all", "purpose": "SPF",
+            "required": true, "state": "Found", "message": "", "doubtedSince": "2026-01-03T09:59:50Z"
+        });
+        ready.status.as_mut().unwrap().records.push(serde_json::from_value(record).unwrap());
+        assert_eq!(secs(&ready, 1, "2026-01-03T10:00:00Z"), 5);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use crate::claim::Holder;
 use crate::condition::Holds;
-use crate::crd::{DnsRecord, DomainKey, DomainKeyState, SendingDomain, Unready};
+use crate::crd::{DomainKey, DomainKeyState, SendingDomain, SendingDomainStatus, Unready};
 use crate::dns::report::{Finding, Purpose, Record, RecordType, Report, State};
-use crate::domain::judge::{Circumstances, records, unready, verdicts};
+use crate::domain::judge::{Circumstances, Patience, records, unready, verdicts};
 use crate::domain::look::Look;
 
 const HOLD_SECS: i64 = 3600;
@@ -19,12 +19,17 @@ const HOLD_SECS: i64 = 3600;
 struct Fixture {
     object: SendingDomain,
     keys: Vec<DomainKey>,
+    #[serde(default)]
+    doubt_secs: i64,
     looks: Vec<Seen>,
 }
 
 #[derive(Deserialize)]
 struct Seen {
     at: i64,
+    /// Another version of what is wanted, from then on.
+    #[serde(default)]
+    generation: Option<i64>,
     /// By `purpose name`; what isn't named is Found.
     #[serde(default)]
     states: BTreeMap<String, String>,
@@ -93,16 +98,19 @@ fn look(keys: &[DomainKey], seen: &Seen) -> Look {
 }
 
 fn play(text: &str) {
-    let Fixture { object, keys, looks } = serde_saphyr::from_str(text).unwrap();
-    let mut kept: Vec<DnsRecord> = Vec::new();
+    let Fixture { mut object, keys, doubt_secs, looks } = serde_saphyr::from_str(text).unwrap();
+    let patience = Patience { hold_secs: HOLD_SECS, doubt_secs };
+    let mut kept = SendingDomainStatus::default();
     let mut told: Option<Unready> = None;
     for seen in &looks {
         let now = Time(Timestamp::from_second(seen.at).unwrap());
-        kept = records(&object, &keys, &look(&keys, seen), &kept, HOLD_SECS, &now);
+        object.metadata.generation = seen.generation.or(object.metadata.generation);
+        kept.records = records(&object, &keys, &look(&keys, seen), &kept, patience, &now);
+        kept.observed_generation = object.metadata.generation;
         let rival =
             seen.rival.as_ref().map(|namespace| Holder { namespace: namespace.clone(), name: "sd".into() });
         let circumstances = Circumstances { rival, no_key: None, untold: None };
-        let verdicts = verdicts(&keys, &kept, &circumstances);
+        let verdicts = verdicts(&keys, &kept.records, &circumstances);
         for (kind, expected) in &seen.expect {
             let verdict = verdicts.iter().find(|verdict| verdict.kind == kind).unwrap();
             let holds = match verdict.holds {
@@ -116,7 +124,7 @@ fn play(text: &str) {
         if let Some(message) = &seen.message {
             assert!(verdicts[0].message.contains(message), "{}", verdicts[0].message);
         }
-        told = unready(told.as_ref(), &keys, &kept, &circumstances, &now);
+        told = unready(told.as_ref(), &keys, &kept.records, &circumstances, &now);
         let line = told.as_ref().map_or_else(
             || "ready".to_owned(),
             |told| format!("since {}: {}", told.since.0.as_second(), told.reason),
@@ -135,6 +143,11 @@ fn a_new_domain_becomes_ready_record_by_record() {
 #[test]
 fn what_cannot_be_looked_up_changes_nothing_for_an_hour() {
     play(include_str!("../../../tests/fixtures/failing-lookups.yaml"));
+}
+
+#[test]
+fn what_was_there_is_gone_only_when_every_look_misses_it_for_a_minute() {
+    play(include_str!("../../../tests/fixtures/flapping-servers.yaml"));
 }
 
 #[test]
