@@ -1,7 +1,11 @@
 {{/* The server's settings. The password comes from the environment. */}}
 {{- define "stagepost.natsConf" -}}
 {{- $full := include "stagepost.fullname" . -}}
+{{- $host := ternary "" "host: \"::\"" (eq .Values.listenAddress "0.0.0.0") -}}
 server_name: $SERVER_NAME
+{{- with $host }}
+{{ . }}
+{{- end }}
 port: 4222
 http_port: 8222
 pid_file: /run/nats/nats.pid
@@ -23,6 +27,9 @@ jetstream {
 {{- if gt (int .Values.nats.replicas) 1 }}
 cluster {
   name: {{ $full }}
+  {{- with $host }}
+  {{ . }}
+  {{- end }}
   port: 6222
   authorization {
     user: cluster
