@@ -318,6 +318,42 @@ fn send_submits_a_test_mail_by_the_account_s_rules() {
 }
 
 #[test]
+fn send_waits_until_its_mail_has_ended() {
+    let lab = Lab::new();
+    let stagepost = lab.stagepost().start();
+    let send = |to: &'static str, secs: &'static str| {
+        ["send", "--account", "shop", "--from", "hello@sender.test", "--to", to, "--wait", secs]
+    };
+    let both = "success@simulator.stagepost.test,success+2@simulator.stagepost.test";
+    let queue_id = stagepost.ask(&send(both, "30"))["queue_id"].as_str().unwrap().to_owned();
+    let events = stagepost.ask(&["explain", &queue_id]).to_string();
+    assert_eq!(events.matches("\"delivered\"").count(), 2, "{events}");
+
+    let bounced = fails(&stagepost, &send("bounce@simulator.stagepost.test", "30"));
+    assert!(bounced.contains("bounce@simulator.stagepost.test: bounced: "), "{bounced}");
+    let waits = fails(&stagepost, &send("defer@simulator.stagepost.test", "1"));
+    assert!(waits.contains("hasn't ended within 1 s"), "{waits}");
+}
+
+#[test]
+fn what_is_there_may_be_asked_for_again() {
+    let lab = Lab::new();
+    let stagepost = lab.stagepost().bare().start();
+    let account = ["account", "create", "shop", "--plan", "unlimited", "--if-missing"];
+    let made = stagepost.ask(&account);
+    assert_eq!(stagepost.ask(&account), made);
+    assert_eq!(
+        stagepost.ask(&["account", "create", "shop", "--if-missing"])["plan"],
+        "unlimited",
+        "it stays as it is"
+    );
+    let domain = ["domain", "add", "example.com", "--account", "shop", "--keys", "ed25519", "--if-missing"];
+    let made = stagepost.ask(&domain);
+    assert_eq!(stagepost.ask(&domain), made);
+    assert!(fails(&stagepost, &domain[..7]).contains("registered already"));
+}
+
+#[test]
 fn a_command_without_stagepost_says_how_to_name_or_start_one() {
     let lab = Lab::new();
     let mut stagepost = lab.stagepost().start();

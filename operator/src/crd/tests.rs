@@ -182,12 +182,12 @@ fn every_field_says_what_it_is_in_lines_that_kubectl_wraps() {
 
 #[test]
 fn the_charts_copy_is_what_the_program_prints() {
-    let copy = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/stagepost/crds/stagepost.dev.yaml");
+    let copy = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/stagepost/files/crds.yaml");
     let copy = std::fs::read_to_string(copy).unwrap_or_default();
     let printed = yaml().unwrap();
     let differs = printed.lines().zip(copy.lines()).find(|(printed, copy)| printed != copy);
     assert!(
         copy == printed,
-        "{differs:?}: charts/stagepost/crds/stagepost.dev.yaml is stale: run `cargo run -- crds > charts/stagepost/crds/stagepost.dev.yaml`"
+        "{differs:?}: charts/stagepost/files/crds.yaml is stale: run `cargo run -- crds > charts/stagepost/files/crds.yaml`"
     );
 }

@@ -8,7 +8,7 @@ use proto::accounts::v1::{
 };
 use runtime::rpc::Client;
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::view::{Record, View, instant, record, text};
 
@@ -24,6 +24,9 @@ pub(crate) enum Command {
         /// Recipients a UTC day, instead of the plan's.
         #[arg(long)]
         recipients_per_day: Option<u64>,
+        /// Leave an account of this name as it is, and show it.
+        #[arg(long)]
+        if_missing: bool,
     },
     /// List accounts.
     List,
@@ -71,9 +74,15 @@ impl Command {
         let mut client = AdministrationClient::new(client);
         let managed_by = ManagedBy::CommandLine.into();
         match self {
-            Self::Create { name, plan, recipients_per_day } => {
+            Self::Create { name, plan, recipients_per_day, if_missing } => {
+                let account = name.clone();
                 let request = CreateAccountRequest { name, plan, recipients_per_day, managed_by };
-                client.create_account(request).await.map(one)
+                match client.create_account(request).await {
+                    Err(status) if if_missing && status.code() == Code::AlreadyExists => {
+                        client.get_account(GetAccountRequest { account }).await.map(one)
+                    }
+                    made => made.map(one),
+                }
             }
             Self::List => {
                 let accounts = client.list_accounts(ListAccountsRequest {}).await?.into_inner().accounts;

@@ -8,7 +8,7 @@ use proto::accounts::v1::{
 };
 use runtime::rpc::Client;
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::view::{self, Record, View, instant, record, text};
 
@@ -66,6 +66,9 @@ pub(crate) enum Command {
         /// Kinds of keys to make.
         #[arg(long, value_enum, value_delimiter = ',', default_values_t = [KeyKind::Rsa, KeyKind::Ed25519])]
         keys: Vec<KeyKind>,
+        /// Leave a domain that is registered as it is, and show it.
+        #[arg(long)]
+        if_missing: bool,
     },
     /// List sending domains.
     List {
@@ -116,11 +119,16 @@ impl Command {
         let mut client = AdministrationClient::new(client);
         let managed_by = ManagedBy::CommandLine.into();
         match self {
-            Self::Add { domain, account, subdomains, keys } => {
+            Self::Add { domain: name, account, subdomains, keys, if_missing } => {
                 let algorithms = keys.into_iter().map(|kind| Algorithm::from(kind).into()).collect();
-                let request =
-                    CreateDomainRequest { account, name: domain, subdomains, algorithms, managed_by };
-                client.create_domain(request).await.map(one)
+                let existing = GetDomainRequest { name: name.clone() };
+                let request = CreateDomainRequest { account, name, subdomains, algorithms, managed_by };
+                match client.create_domain(request).await {
+                    Err(status) if if_missing && status.code() == Code::AlreadyExists => {
+                        client.get_domain(existing).await.map(one)
+                    }
+                    made => made.map(one),
+                }
             }
             Self::List { account } => {
                 let found = client.list_domains(ListDomainsRequest { account }).await?.into_inner().domains;

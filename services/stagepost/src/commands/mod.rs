@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use runtime::rpc::{Client, Server, Token};
+use runtime::tls::ClientTls;
 
 /// How a command's answer looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,12 +28,35 @@ pub(crate) enum Output {
 // Which Stagepost a command talks to, and how it answers. (As a doc comment it would stand in place of each command's own help.)
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Connection {
-    /// Where Stagepost listens: unix:/path or http://host:port; by default the socket in the state directory.
+    /// Where Stagepost listens: unix:/path, http://host:port or https://host:port; by default the socket in the state directory.
     #[arg(long, global = true, env = "STAGEPOST_SERVER")]
     server: Option<Server>,
     /// File with the service token; by default `token` in the state directory.
     #[arg(long, global = true, env = "STAGEPOST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// PEM file with the authorities that the server's certificate is signed by (https://); by default those that the web trusts.
+    #[arg(long, id = "server_ca", value_name = "FILE", global = true, env = "STAGEPOST_CA")]
+    ca: Option<PathBuf>,
+    /// PEM file with a certificate chain, where the server asks for one; with `--key`.
+    #[arg(
+        long,
+        id = "own_certificate",
+        value_name = "FILE",
+        global = true,
+        requires = "own_key",
+        env = "STAGEPOST_CERTIFICATE"
+    )]
+    certificate: Option<PathBuf>,
+    /// PEM file with the key of `--certificate`.
+    #[arg(
+        long,
+        id = "own_key",
+        value_name = "FILE",
+        global = true,
+        requires = "own_certificate",
+        env = "STAGEPOST_KEY"
+    )]
+    key: Option<PathBuf>,
     /// State directory of the Stagepost meant: ./.stagepost if it is there, else /var/lib/stagepost.
     #[arg(long, id = "state_folder", value_name = "DIR", global = true, env = "STAGEPOST_STATE")]
     state: Option<PathBuf>,
@@ -43,7 +67,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn connect(&self) -> Result<Client> {
-        let Self { server, token_file, state, output: _ } = self;
+        let Self { server, token_file, ca, certificate, key, state, output: _ } = self;
         let state = state.clone().unwrap_or_else(default_state);
         let server = server.clone().unwrap_or_else(|| Server::Unix(crate::serve::socket_path(&state)));
         let token_file = token_file.clone().unwrap_or_else(|| crate::serve::token_path(&state));
@@ -58,7 +82,8 @@ impl Connection {
                 )
             })?;
         }
-        Ok(runtime::rpc::connect(&server, &token))
+        let tls = ClientTls::load(ca.as_deref(), certificate.as_deref().zip(key.as_deref()))?;
+        Ok(runtime::rpc::connect_tls(&server, &token, &tls))
     }
 }
 

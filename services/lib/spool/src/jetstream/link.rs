@@ -153,6 +153,11 @@ async fn options(connection: &Connection) -> Result<ConnectOptions, OpenError> {
         let failed = |source| OpenError::File { path: path.clone(), source };
         options = options.credentials_file(path).await.map_err(failed)?;
     }
+    if let Some((user, path)) = &connection.user {
+        let failed = |source| OpenError::File { path: path.clone(), source };
+        let password = tokio::fs::read_to_string(path).await.map_err(failed)?;
+        options = options.user_and_password(user.clone(), password.trim().to_owned());
+    }
     if let Some(path) = &connection.ca {
         options = options.add_root_certificates(path.clone()).require_tls(true);
     }

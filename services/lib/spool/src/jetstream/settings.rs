@@ -14,6 +14,12 @@ pub struct Config {
     /// File with credentials (a JWT and its seed) for NATS.
     #[arg(long, value_name = "FILE")]
     pub nats_credentials: Option<PathBuf>,
+    /// User name at NATS; with `--nats-password-file`.
+    #[arg(long, value_name = "NAME", requires = "nats_password_file")]
+    pub nats_user: Option<String>,
+    /// File with the password of `--nats-user`; white space around it doesn't count.
+    #[arg(long, value_name = "FILE", requires = "nats_user")]
+    pub nats_password_file: Option<PathBuf>,
     /// File with the certificates of authorities that NATS's own is signed by.
     #[arg(long, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
@@ -62,6 +68,8 @@ pub struct Connection {
     pub url: String,
     /// File with credentials.
     pub credentials: Option<PathBuf>,
+    /// User name, and the file with its password.
+    pub user: Option<(String, PathBuf)>,
     /// File with authorities.
     pub ca: Option<PathBuf>,
     /// Files with a client certificate and its key.
@@ -108,6 +116,8 @@ impl Config {
         let Self {
             nats_url,
             nats_credentials,
+            nats_user,
+            nats_password_file,
             nats_ca,
             nats_certificate,
             nats_key,
@@ -126,6 +136,7 @@ impl Config {
             connection: Connection {
                 url: nats_url,
                 credentials: nats_credentials,
+                user: nats_user.zip(nats_password_file),
                 ca: nats_ca,
                 certificate: nats_certificate.zip(nats_key),
             },
