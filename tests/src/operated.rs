@@ -190,11 +190,22 @@ pub struct Application {
 }
 
 impl Application {
-    /// Sends a message now and then until `over`; how many.
+    /// Sends a message now and then while `during` runs; how many.
     ///
     /// # Panics
     /// When one isn't taken.
-    pub fn send_until(&self, over: &AtomicBool) -> usize {
+    pub fn send_while(&self, during: impl FnOnce()) -> usize {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| self.send_until(&over));
+            let end = End(&over);
+            during();
+            drop(end);
+            sending.join().expect("all messages are taken")
+        })
+    }
+
+    fn send_until(&self, over: &AtomicBool) -> usize {
         let from = format!("hello@{ZONE}");
         let mut number = 0;
         while !over.load(Ordering::Relaxed) {
@@ -216,6 +227,15 @@ impl Application {
         client.start_tls(&self.tls, HOST);
         assert_eq!(client.auth_plain(&self.login.0, &self.login.1).code, 235);
         client
+    }
+}
+
+/// Sets it when dropped: also when what it is the end of panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 #![allow(clippy::print_stdout, reason = "what was measured is worth seeing, and not worth failing for")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -106,9 +105,7 @@ fn keys_are_replaced_whenever_the_operator_is_killed_and_all_mail_is_signed() {
     publish(&mut site, &object, &mut published);
     site.cluster.wait_condition(DOMAIN, "Ready", "True");
     site.cluster.wait_condition(("shop", "smtpcredential", "app"), "Ready", "True");
-    let (application, over) = (site.application(), AtomicBool::new(false));
-    let sent = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| application.send_until(&over));
+    let sent = site.application().send_while(|| {
         let moments = long::pick(vec![Moment::BeforeAnswer], vec![Moment::BeforeAnswer, Moment::BeforeCall]);
         let mut round = 0;
         for moment in moments {
@@ -124,8 +121,6 @@ fn keys_are_replaced_whenever_the_operator_is_killed_and_all_mail_is_signed() {
             println!("a rotation was over before its change {number}");
             assert!(number > CHANGES_MIN, "only {number} changes in a rotation");
         }
-        over.store(true, Ordering::Relaxed);
-        sending.join().unwrap()
     });
     println!("{sent} messages were sent meanwhile");
     site.all_signed(&mx, sent);

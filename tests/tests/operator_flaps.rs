@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout, reason = "what was measured is worth seeing, and not worth failing for")]
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -123,9 +122,7 @@ fn look_ups_that_fail_and_records_that_one_server_lacks_for_a_while_change_nothi
     let mx = world.site.lab.mx("d1.test");
     world.recovers("the first look");
     let (before, told) = (conditions(&world.object()), world.tellings());
-    let (application, over) = (world.site.application(), AtomicBool::new(false));
-    let sent = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| application.send_until(&over));
+    let sent = world.site.application().send_while(|| {
         for looks in [2, 1, 1] {
             let what = "SERVFAIL of a resolver and a server";
             world.site.knot.expire(ZONE);
@@ -172,9 +169,6 @@ fn look_ups_that_fail_and_records_that_one_server_lacks_for_a_while_change_nothi
         world.stays(2, what);
         world.first_has_all();
         world.recovers(what);
-
-        over.store(true, Ordering::Relaxed);
-        sending.join().unwrap()
     });
     println!("{sent} messages were sent meanwhile");
     world.site.all_signed(&mx, sent);
@@ -207,9 +201,8 @@ fn what_lasts_is_told_once_and_so_is_its_end() {
     let mx = world.site.lab.mx("d1.test");
     world.recovers("the first look");
     let told = world.tellings();
-    let (application, over) = (world.site.application(), AtomicBool::new(false));
-    let sent = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| application.send_until(&over));
+    let application = world.site.application();
+    let sent = application.send_while(|| {
         let seen = key_seen(&world);
         world.site.knot.expire(ZONE);
         turns(&world, "Unknown", "LookupFailed", seen);
@@ -217,8 +210,6 @@ fn what_lasts_is_told_once_and_so_is_its_end() {
         world.first_has_all();
         world.site.cluster.wait_condition(DOMAIN, "Ready", "True");
         world.recovers("look-ups that failed for long");
-        over.store(true, Ordering::Relaxed);
-        sending.join().unwrap()
     });
     println!("{sent} messages were sent while DNS couldn't be asked");
     world.site.all_signed(&mx, sent);
