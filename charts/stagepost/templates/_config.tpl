@@ -88,7 +88,7 @@ operator:
   {{- $senders = append $senders (printf "%s=%s" .address .hostName) }}
   {{- end }}
   senders: {{ toJson $senders }}
-  {{- if ne (len $senders) 1 }}
+  {{- if ne (len (dig "operator" "senders" "" .Values.config | default $senders)) 1 }}
   spf: {{ printf "a:%s" (include "stagepost.hostName" .) | quote }}
   {{- end }}
 {{- if include "stagepost.sandbox" . }}

@@ -133,6 +133,15 @@ fn what_is_computed_from_values_is_right() {
     assert!(said.contains(&("STAGEPOST_HOST_NAME", "out-a.example.com")), "{said:?}");
     assert!(said.contains(&("STAGEPOST_REDIS_PODS", "1")), "{said:?}");
 
+    for (senders, term) in [
+        ("192.0.2.1=a.example.com", None),
+        ("192.0.2.1=a.example.com, 192.0.2.2=b.example.com", Some("a:h.test")),
+    ] {
+        let config =
+            file(&template(&format!("{{hostName: h.test, config: {{operator: {{senders: [{senders}]}}}}}}")));
+        assert_eq!(config["operator"].get("spf").and_then(|spf| spf.as_str()), term, "{senders}");
+    }
+
     let plain = file(&template("{}"));
     let (release, namespace) = RELEASE;
     let host = format!("{release}-stagepost-ingress.{namespace}.svc.cluster.local");
