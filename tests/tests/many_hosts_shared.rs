@@ -111,6 +111,9 @@ const TRIES: usize = 3;
 /// The pace of a probe's messages.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What a worker takes more than at its start, for connections and what it has in hand, however much waits.
+const WORKER_GROWS_MAX_MB: u64 = 40;
+
 /// Sends what is to be no trouble to others, and looks at what these take meanwhile and without it.
 fn compare(fleet: &Fleet, lab: &Lab, trouble: impl Fn(usize) + Sync) {
     let probe = Probe::new(lab, long::pick(10, 100));
@@ -145,6 +148,8 @@ fn a_slow_destinations_backlog_waits_beside_the_others_and_is_moved_twice_at_mos
         .set("redis.pods", 2)
         .start();
     let count = long::pick(600, 20_000);
+    let resident = || (0..2).map(|place| fleet.process(Role::Delivery, place).resident_peak());
+    let empty: Vec<u64> = resident().collect();
     compare(&fleet, &lab, |round| {
         let before = slow.count();
         flood(&fleet, count, |number| format!("user{round}-{number}@slow.test"));
@@ -154,6 +159,10 @@ fn a_slow_destinations_backlog_waits_beside_the_others_and_is_moved_twice_at_mos
     let count = count * long::pick(1, TRIES);
     slow.wait_for_within(count, SOON * 20);
     fleet.wait_until_idle(SOON * 2);
+    // What waits isn't in a worker's memory.
+    let grown: Vec<u64> = resident().zip(empty).map(|(most, empty)| (most - empty) / 1_000_000).collect();
+    println!("the workers grew by {grown:?} MB");
+    assert!(grown.iter().all(|grown| *grown < WORKER_GROWS_MAX_MB), "{grown:?}");
     // A record that waits is written once, and once more when it is due.
     let streams = fleet.nats.monitor(0, "/jsz?streams=true").unwrap();
     let streams: serde_json::Value = serde_json::from_str(&streams).unwrap();
