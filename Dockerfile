@@ -11,6 +11,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" -p stagepost \
     && install -D -m 0755 "target/$target/release/stagepost" /out/stagepost \
+    && strip --strip-debug /out/stagepost \
     && install -d -o 65532 -g 65532 /out/state
 
 FROM scratch
